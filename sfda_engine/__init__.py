@@ -1,0 +1,54 @@
+"""Source-free domain adaptation of semantic segmentation (Liu, Zhang, Wang, CVPR 2021).
+
+The way of the data, in reading order; imports point upwards only:
+    errors, files          the ways to fail, whole-or-nothing writing
+    config*, presets       what a run can be told, `config_loader` reads it
+    data                   frames in: classes, scenes, folders, loaders
+    models                 segmenters, generator, discriminator, BatchNorm statistics, weights files
+    attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
+    losses                 one term of the paper a file
+    steps                  generator, discriminator and student step: the paper's stages as functions
+    metrics, progress, checkpoint, trainer   the loop under Accelerate
+    build, evaluate        from configuration to networks; the only reader of target labels
+    results, report        what a run leaves
+    adapt, train_source    the commands
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfda_engine.adapt import adapt
+    from sfda_engine.config_loader import load_config
+    from sfda_engine.evaluate import evaluate
+
+__all__ = ["adapt", "evaluate", "load_config"]
+
+_HOMES = {
+    "adapt": "sfda_engine.adapt",
+    "evaluate": "sfda_engine.evaluate",
+    "load_config": "sfda_engine.config_loader",
+}
+
+
+class _Package(ModuleType):
+    """`adapt` and `evaluate` are commands (modules) and API functions; the package's attribute is the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # the import system binds a submodule to its parent; that would hide the function of the same name
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # lazy, so that `--help` and `--print_config` do not wait for torch
+        if name in _HOMES:
+            import_module(_HOMES[name])
+            return getattr(sys.modules[_HOMES[name]], name)
+        raise AttributeError(f"module 'sfda_engine' has no attribute {name!r}")
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,240 @@
+"""ENTRY `accelerate launch -m sfda_engine.adapt`: adapt a source model to unlabelled target frames."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.console import Console
+from torch import nn
+
+from sfda_engine.build import load_segmenter, make_accelerator, run_folder
+from sfda_engine.config import Config
+from sfda_engine.config_loader import parse_command, require_data, resolve_weights, save_config
+from sfda_engine.data.datasets import check_label_folder, open_target
+from sfda_engine.data.loaders import TargetFrames, draw_loader
+from sfda_engine.data.readers import Images
+from sfda_engine.dry_run import print_plan
+from sfda_engine.entry import run_entry
+from sfda_engine.evaluate import Evaluation, evaluate_model, print_scores
+from sfda_engine.files import write_json
+from sfda_engine.models import build_segmenter
+from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
+from sfda_engine.models.discriminator import PatchDiscriminator
+from sfda_engine.models.generator import Generator
+from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, save_weights, sha256_of
+from sfda_engine.presets import literal_warnings
+from sfda_engine.report import write_report
+from sfda_engine.report.panels import save_panels, save_synthetic_panels
+from sfda_engine.results import Result, as_json
+from sfda_engine.steps import Networks, uses_transfer
+from sfda_engine.trainer import LATENT, Trainer, peak_memory_mb
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What a finished run leaves: its folder and the content of result.json."""
+
+    folder: Path
+    result: dict[str, Any]
+
+
+def adapt(config: Config) -> Adaptation | None:
+    """Run the whole SFDA loop and leave a run folder; None after a dry run.
+
+    Labels are opened by `evaluate_all` alone, after the last step. Raises UserError for bad input, TrainingError
+    where a term became NaN, KeyboardInterrupt after Ctrl-C (a checkpoint is written first).
+    """
+    require_data(config, "target", *(["evaluate"] if config.evaluate else []))
+    for warning in literal_warnings(config.method):
+        log.warning(warning)
+    source, info = load_segmenter(config.model)
+    require_batch_norm(source, f"model.arch {info.arch}")
+    target = open_target(config.target)
+    if config.evaluate is not None:
+        check_label_folder(config.evaluate)
+    if config.run.dry_run:
+        accelerator = make_accelerator(config, None)
+        print_plan(config, make_trainer(config, accelerator, source, info, target, None), info)
+        return None
+
+    folder = run_folder(config)
+    if config.run.resume and (folder / "result.json").exists():
+        log.warning("%s is finished; nothing to resume", folder)
+        return Adaptation(folder, {})
+    accelerator = make_accelerator(config, folder)
+    accelerator.init_trackers("tensorboard")
+    if accelerator.is_main_process:
+        save_config(config, folder / "config.yaml")
+    adapted_info = describe_adapted(info, config)
+    trainer = make_trainer(config, accelerator, source, info, target, folder)
+    trainer.run()
+    student = accelerator.unwrap_model(trainer.networks.student)
+    if accelerator.is_main_process:
+        # until a run is judged without labels (guard, selection), the last weights are the adapted ones
+        for name in ("last", "adapted"):
+            save_weights(folder / f"{name}.safetensors", student, adapted_info)
+    accelerator.wait_for_everyone()
+    scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
+    result = finish(config, trainer, folder, info, adapted_info, scores, student)
+    accelerator.end_training()
+    return Adaptation(folder, result)
+
+
+def make_trainer(
+    config: Config,
+    accelerator: Accelerator,
+    source: nn.Module,
+    info: WeightsInfo,
+    target: Images,
+    folder: Path | None,
+) -> Trainer:
+    """Networks, BN warm start and the trainer around them. `folder` None writes nothing (dry run)."""
+    set_seed(config.run.seed)
+    source = source.to(accelerator.device)
+    preprocess = Preprocess(info.normalization, describe_adapted(info, config).exposure).to(accelerator.device)
+    method, (width, height) = config.method, config.target.size
+    student = copy.deepcopy(source)
+    warm_started = folder / "bn_warm_start.safetensors" if folder else None
+    if warm_started is not None and config.run.resume and warm_started.exists():
+        load_state(student, read_weights(warm_started)[0], warm_started)
+    elif folder is not None or method.bn_warm_start_passes:
+        bn_warm_start(student, preprocess, target, config, accelerator)
+        if warm_started is not None and accelerator.is_main_process:
+            save_weights(warm_started, student, describe_adapted(info, config))
+    if method.student_init == "fresh":
+        student = build_segmenter(info.arch, info.num_classes, info.feature_layer)
+    elif not method.bn_warm_start_passes:
+        student = copy.deepcopy(source)
+    synthetic = method.synthetic_size or (width // 2, height // 2)
+    networks = Networks(
+        source=source,
+        student=student,
+        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT),
+        discriminator=PatchDiscriminator(info.num_classes, method.patch_grid**2),
+    )
+    return Trainer(config, accelerator, networks, preprocess, target, folder)
+
+
+def bn_warm_start(
+    student: nn.Module, preprocess: nn.Module, target: Images, config: Config, accelerator: Accelerator
+) -> None:
+    """Re-estimate the BN statistics of `student` on target frames: the baseline that adaptation has to beat.
+
+    A run without a warm start of its own (preset literal, a fresh student) has it too, for comparison.
+    """
+    passes = config.method.bn_warm_start_passes or 2
+    size, batch = config.target.size, config.target.batch_size
+    loader = draw_loader(
+        TargetFrames(target, size=size, flip=False, seed=config.run.seed),
+        len(target),
+        batch_size=batch,
+        seed=config.run.seed,
+        start=0,
+        stop=max(1, passes * len(target) // batch),
+    )
+    student.to(accelerator.device).eval()
+    reestimate_statistics(student, (preprocess(item["image"].to(accelerator.device)) for item in loader))
+
+
+def describe_adapted(info: WeightsInfo, config: Config) -> WeightsInfo:
+    """What the adapted file says of itself: exposure corrected where the source or the configuration asks for it."""
+    gamma = "gamma" in (config.model.exposure, info.exposure)
+    weights = resolve_weights(config.model.weights or "")
+    return dataclasses.replace(
+        info,
+        exposure="gamma" if gamma else "none",
+        size=config.target.size,
+        source_sha256=sha256_of(weights),
+        method=f"sfda {config.method.preset}",
+    )
+
+
+def evaluate_all(
+    config: Config,
+    accelerator: Accelerator,
+    folder: Path,
+    source: nn.Module,
+    info: WeightsInfo,
+    student: nn.Module,
+    adapted_info: WeightsInfo,
+) -> dict[str, Evaluation]:
+    """Scores of source, BN warm start, adapted and last, where labels are given; opened here for the first time."""
+    if config.evaluate is None:
+        return {}
+    models = {"source": (source, info)}
+    for name, file in {"bn_warm_start": "bn_warm_start", "adapted": "adapted", "last": "last"}.items():
+        shipped = copy.deepcopy(student)
+        load_state(shipped, read_weights(folder / f"{file}.safetensors")[0], file)
+        models[name] = (shipped, adapted_info)
+    size = config.target.size
+    return {
+        name: evaluate_model(model, described, config.evaluate, size, accelerator)
+        for name, (model, described) in models.items()
+    }
+
+
+def finish(
+    config: Config,
+    trainer: Trainer,
+    folder: Path,
+    info: WeightsInfo,
+    adapted_info: WeightsInfo,
+    scores: dict[str, Evaluation],
+    student: nn.Module,
+) -> dict[str, Any]:
+    """Write figures, result.json and report.html; the main process alone."""
+    accelerator = trainer.accelerator
+    seconds = trainer.position.seconds
+    frames = trainer.position.total * config.target.batch_size * config.run.gradient_accumulation
+    result = as_json(
+        Result(
+            config=config,
+            info=adapted_info,
+            scores=scores,
+            steps=trainer.position.adaptation,
+            seconds=seconds,
+            images_per_second=frames / seconds if seconds else 0.0,
+            peak_memory_mb=peak_memory_mb(accelerator.device),
+            device=str(accelerator.device),
+            warnings=literal_warnings(config.method),
+        )
+    )
+    if accelerator.is_main_process:
+        source = trainer.networks.source
+        save_panels(folder, config, trainer.target, source, info, student, adapted_info)
+        if uses_transfer(config.method):
+            save_synthetic_panels(folder, trainer.synthesize(6), source, info)
+        write_json(folder / "result.json", result)
+        write_report(folder)
+        console = Console()
+        if scores:
+            print_scores({name: scores[name] for name in ("source", "bn_warm_start", "adapted")}, console)
+        console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and adapt."""
+    config = parse_command(
+        sys.argv[1:] if argv is None else argv,
+        prog="accelerate launch -m sfda_engine.adapt",
+        description="Adapt a source segmentation model to unlabelled target frames, without any source data.",
+        default_config="demo",
+    )
+    adapt(config)
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,101 @@
+"""From a configuration to the things a run needs: a source segmenter that fits, a run folder, an accelerator."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from torch import nn
+
+from sfda_engine.config import Config, ModelConfig
+from sfda_engine.config_loader import resolve_weights
+from sfda_engine.data.classes import ClassSet, class_set, generic_classes
+from sfda_engine.errors import UserError
+from sfda_engine.models.preprocess import Normalization
+from sfda_engine.models.weights import WeightsInfo, build_from_weights, read_weights
+
+log = logging.getLogger(__name__)
+
+
+def load_segmenter(config: ModelConfig) -> tuple[nn.Module, WeightsInfo]:
+    """Build and load the segmenter that `config.weights` holds; what the file does not say, the config must.
+
+    Raises UserError where file and config contradict each other or too little is known.
+    """
+    if config.weights is None:
+        raise UserError("no weights given; name the source model with --model.weights FILE")
+    path = resolve_weights(config.weights)
+    classes = class_set(config.classes) if config.classes else None
+    num_classes = config.num_classes or (len(classes.names) if classes else None)
+    model, info = build_from_weights(path, config.arch, num_classes, config.feature_layer)
+    foreign = read_weights(path)[1] is None
+    return model, complete_info(info, config, classes, foreign=foreign)
+
+
+def complete_info(info: WeightsInfo, config: ModelConfig, classes: ClassSet | None, *, foreign: bool) -> WeightsInfo:
+    """Fill in class names, palette and normalization from the config; a file's own word must not be contradicted."""
+    if classes is not None and len(classes.names) != info.num_classes:
+        raise UserError(
+            f"model.classes {classes.name} has {len(classes.names)} classes, the model has {info.num_classes}"
+        )
+    if not info.class_names or (classes is not None and foreign):
+        classes = classes or generic_classes(info.num_classes)
+        info = dataclasses.replace(info, class_names=classes.names, palette=classes.palette)
+    if config.normalization is not None:
+        stated = Normalization(**dataclasses.asdict(config.normalization))
+        if not foreign and stated != info.normalization:
+            raise UserError(
+                f"model.normalization {stated} differs from the weights' own {info.normalization}; leave it null"
+            )
+        info = dataclasses.replace(info, normalization=stated)
+    elif foreign:
+        log.warning("weights say no input normalization; ImageNet's is assumed (set model.normalization)")
+    return info
+
+
+def run_folder(config: Config) -> Path:
+    """The folder of this run, created; a named one must be empty or absent unless `run.resume`.
+
+    Raises UserError where it is not, or where it cannot be written.
+    """
+    named = config.run.output is not None
+    folder = (
+        Path(config.run.output)
+        if config.run.output
+        else Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    folder = folder.expanduser()
+    if named and not config.run.resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"run.output {folder} exists and is not empty; name another folder, or add --run.resume true")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.output {folder} cannot be created ({error.strerror}); choose a writable place") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"run.output {folder} is not writable; choose another place")
+    return folder
+
+
+def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
+    """Accelerate owns device, precision, accumulation and tracking.
+
+    `run.mixed_precision` null takes what the launcher says. Raises UserError for fp16 on a CPU.
+    """
+    stated, launched = config.run.mixed_precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if stated is not None and stated != launched and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        log.warning("run.mixed_precision %s wins over the launcher's %s", stated, launched)
+    precision = stated or launched
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU (--run.mixed_precision bf16)")
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.run.gradient_accumulation,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=config.run.log_with if folder is not None and config.run.log_with != "none" else None,
+        project_dir=str(folder) if folder is not None else None,
+    )

@@ -1,0 +1,34 @@
+"""`sfda COMMAND ...`: the same as `python -m sfda_engine.COMMAND ...`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from sfda_engine.entry import exit_code
+from sfda_engine.errors import UserError
+
+COMMANDS = {
+    "adapt": ("sfda_engine.adapt", "adapt a source model to unlabelled target frames"),
+    "train-source": ("sfda_engine.train_source", "train a source model on labelled frames"),
+    "evaluate": ("sfda_engine.evaluate", "measure a model on labelled frames"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (`sfda_engine.entry`)."""
+    return exit_code(_dispatch, argv)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: sfda COMMAND [options]     (sfda COMMAND --help explains the options)\n")
+        print("\n".join(f"  {name:14}{what}" for name, (_, what) in COMMANDS.items()))
+        return 0
+    name = argv[0].replace("_", "-")
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
+        raise UserError(f"unknown command {argv[0]!r}: the nearest is {close!r}; there are {', '.join(COMMANDS)}")
+    # Imported late: `sfda --help` need not wait for torch.
+    return import_module(COMMANDS[name][0]).main(argv[1:])

@@ -1,0 +1,239 @@
+"""Everything a run can be told: one frozen dataclass a section, one documented field a key.
+
+`--help` shows these docstrings, `config_loader` reads them from YAML and the command line,
+`config_checks` holds the permitted ranges. Config objects stop at the builders: modules take plain arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Dataset = Literal["folder", "scenes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long to run, where to write, how often to log."""
+
+    output: str | None = None
+    """Run folder, empty or absent. null = runs/<config>-<time> under the working directory."""
+    seed: int = 0
+    """Seed of every random number of the run."""
+    steps: int | None = 600
+    """Training steps (updates of the student); the generator's warm-up is not counted."""
+    epochs: int | None = None
+    """Passes over the training frames. When given, it overrides `steps`."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Autocast precision. null = what the launcher says; fp16 needs a GPU."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the generator's warm-up steps count."""
+    keep_last: int = 3
+    """Number of checkpoints that are kept."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    log_with: Literal["tensorboard", "none"] = "tensorboard"
+    """Tracker that is written beside metrics.jsonl."""
+    gradient_accumulation: int = 1
+    """Batches whose gradients are summed before an update."""
+    resume: bool = False
+    """Continue from the newest complete checkpoint of `output`; without one, start from the beginning."""
+    dry_run: bool = False
+    """Check everything, print what would be done, train nothing (the same as --dry-run)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizationConfig:
+    """Input normalization of foreign weights: x = (image * value_range - mean) / std, image in [0, 1]."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean per channel, in units of `value_range`, in the order of `channel_order`."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation per channel, in units of `value_range`, in the order of `channel_order`."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels that the network expects."""
+    value_range: float = 1.0
+    """Pixel value of white that the network expects: 1.0 or 255.0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The segmentation network and its weights."""
+
+    arch: str | None = None
+    """streetnet, deeplabv3_resnet50, segnet_vgg16, lraspp_mobilenet_v3_large or module.path:factory.
+    null = from the weights' metadata."""
+    num_classes: int | None = None
+    """Number of classes. null = from the weights' metadata or from `classes`."""
+    classes: str | None = None
+    """Named class set: scenes, camvid or cityscapes. null = from the weights' metadata."""
+    weights: str | None = None
+    """Safetensors file or state dict; package:demo_source is the source model shipped for the demo."""
+    feature_layer: str | None = None
+    """Module whose output is the encoder feature map F. null = the architecture's own choice."""
+    normalization: NormalizationConfig | None = None
+    """Input normalization of foreign weights. null = from the weights' metadata."""
+    exposure: Literal["none", "gamma"] = "none"
+    """Per-image exposure correction: gamma brings every frame to one mean luminance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """Unlabelled target frames that the model is adapted to."""
+
+    dataset: Dataset = "folder"
+    """folder = images under root or root/images; scenes = procedural street scenes."""
+    root: str | None = None
+    """Folder of the images (dataset folder)."""
+    split: str | None = None
+    """Subfolder (dataset folder), or day, fog, night, rain, city, camera (dataset scenes)."""
+    size: tuple[int, int] = (128, 96)
+    """[width, height] in pixels of the frames that the model sees."""
+    batch_size: int = 8
+    """Frames a step, over all processes."""
+    num_workers: int = 0
+    """Loader processes. 0 = load in the training process."""
+    frames: int | None = None
+    """Use only this many frames. null = all of a folder, the default number of scenes."""
+    augment: bool = True
+    """Flip frames horizontally at random."""
+    max_corrupt_share: float = 0.05
+    """Share (0 to 1) of undecodable images that are skipped with a warning; more is an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Labelled target frames that only `evaluate` opens, after adaptation."""
+
+    dataset: Dataset = "folder"
+    """folder = images in root/images and labels in root/labels; scenes = procedural street scenes."""
+    root: str | None = None
+    """Folder with images/ and labels/ (dataset folder)."""
+    split: str | None = None
+    """Subfolder (dataset folder), or day, fog, night, rain, city, camera (dataset scenes)."""
+    frames: int | None = None
+    """Use only this many frames. null = all of a folder, the default number of scenes."""
+    subset: tuple[str, ...] | None = None
+    """Names of the classes that the mean is taken over. null = every class with a labelled pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The adaptation method; names and equations from Liu, Zhang, Wang, CVPR 2021."""
+
+    preset: Literal["stable", "literal"] = "stable"
+    """Fills every key of this section that nobody names: literal = the paper as printed (it diverges)."""
+    alpha: float = 1.0
+    """Weight of L_MAE (Eq. 11, 12, 16)."""
+    beta: float = 0.5
+    """Weight of L_DAD^ss (Eq. 11, 12, 16)."""
+    tau: float = 0.5
+    """Weight of L_DAD^st in the generator's loss (Eq. 11)."""
+    gamma: float = 0.01
+    """Weight of L_ADV in the student's loss (Eq. 16). 0 = no patch ranking."""
+    bns_weight: float = 1.0
+    """Weight of L_BNS in the generator's loss (Eq. 11)."""
+    max_square_weight: float = 0.1
+    """Weight of L_TAR, MaxSquare on target predictions (Eq. 2, 16)."""
+    max_square_scale: float = 0.5
+    """Factor inside L_TAR: 0.5 as in MaxSquare's own code, 1.0 as printed in Eq. 2."""
+    max_square_image_weighted: bool = False
+    """Weigh classes by their share of each image, as MaxSquare's image-wise weighting does."""
+    patch_grid: int = 4
+    """K: entropies are ranked on a grid of K x K patches (Eq. 13-14). 1 = no patch ranking."""
+    temperature: float = 0.1
+    """Divisor of the cosine similarities in the attention maps (Eq. 8-9)."""
+    attention: Literal["cosine", "dot"] = "cosine"
+    """Similarity in the attention maps: cosine / temperature, or the raw dot product of Eq. 8-9."""
+    attention_divergence: Literal["forward", "reverse", "js"] = "forward"
+    """Divergence of L_DAD^st (Eq. 7): forward = KL(synthetic || target)."""
+    discrepancy: Literal["log", "linear"] = "log"
+    """How L_MAE and L_DAD^ss enter the generator's loss: -log(1 + x), or -x as in Eq. 11."""
+    bns_norm: Literal["mean_l2", "sum_squares"] = "mean_l2"
+    """L_BNS: L2 norms averaged over layers, or squared norms summed as in Eq. 4."""
+    student_init: Literal["source", "fresh"] = "source"
+    """The student starts from the source weights, or fresh (then no warm start, no generator warm-up)."""
+    synthetic_size: tuple[int, int] | None = None
+    """[width, height] in pixels of the generator's images. null = half the target's."""
+    warmup_steps: int = 100
+    """Generator steps on L_BNS + tau L_DAD^st before the student moves."""
+    generator_steps: int = 1
+    """Generator updates per student update."""
+    lr: float = 2.5e-4
+    """Learning rate of the student (SGD, Nesterov, polynomial decay)."""
+    momentum: float = 0.9
+    """Nesterov momentum of the student."""
+    weight_decay: float = 1e-4
+    """Weight decay of the student."""
+    poly_power: float = 0.9
+    """Exponent of the learning rate's decay, (1 - step / steps) ** poly_power."""
+    generator_lr: float = 1e-3
+    """Learning rate of the generator (Adam)."""
+    generator_betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's betas for the generator."""
+    discriminator_lr: float = 1e-4
+    """Learning rate of the patch discriminator (Adam)."""
+    discriminator_betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's betas for the patch discriminator."""
+    clip_grad_norm: float | None = 1.0
+    """Largest gradient norm of the generator. null = no clipping."""
+    bn_warm_start_passes: int = 2
+    """Passes over target frames that re-estimate the student's BN statistics first. 0 = none."""
+    bn_momentum: float = 0.02
+    """Momentum of the student's BN running statistics on target frames."""
+    target_bn: Literal["batch", "running"] = "batch"
+    """BN of the student on target frames: batch statistics (written), or frozen running statistics."""
+    synthetic_bn: Literal["batch", "running"] = "batch"
+    """BN of the student on synthetic images: their batch statistics (not written), or the running ones."""
+    discriminator_input: Literal["probabilities", "logits"] = "probabilities"
+    """What the discriminator sees of a patch: softmax probabilities, or logits as printed in Eq. 15."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Labelled source frames and how to train on them; only `train_source` reads this section."""
+
+    dataset: Dataset = "folder"
+    """folder = images in root/images and labels in root/labels; scenes = procedural street scenes."""
+    root: str | None = None
+    """Folder with images/ and labels/ (dataset folder)."""
+    split: str | None = None
+    """Subfolder (dataset folder), or day, fog, night, rain, city, camera (dataset scenes)."""
+    frames: int | None = None
+    """Use only this many frames. null = all of a folder, the default number of scenes."""
+    val_root: str | None = None
+    """Folder of the labelled validation frames. null = `root`."""
+    val_split: str | None = None
+    """Split of the labelled validation frames. null with a null `val_root` = no validation."""
+    size: tuple[int, int] = (128, 96)
+    """[width, height] in pixels of the training crops."""
+    batch_size: int = 8
+    """Frames a step, over all processes."""
+    num_workers: int = 0
+    """Loader processes. 0 = load in the training process."""
+    lr: float = 0.05
+    """Learning rate (SGD, Nesterov, polynomial decay)."""
+    momentum: float = 0.9
+    """Nesterov momentum."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    scale: tuple[float, float] = (1.0, 1.5)
+    """Random enlargement [smallest, largest] before the random crop to `size`."""
+    flip: bool = True
+    """Flip frames horizontally at random."""
+    jitter: float = 0.15
+    """Largest relative change of brightness, contrast and saturation. 0 = none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    target: TargetConfig = TargetConfig()
+    evaluate: EvaluateConfig | None = None
+    method: MethodConfig = MethodConfig()
+    source: SourceConfig | None = None
+    name: str = field(default="custom", compare=False)
+    """Stem of the configuration's file, for runs/<name>-<time>; not a key of the file."""

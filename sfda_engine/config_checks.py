@@ -1,0 +1,149 @@
+"""Permitted ranges of the configuration's values; every message names the key, its value and the range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from difflib import get_close_matches
+from typing import Any
+
+from sfda_engine.config import Config
+from sfda_engine.errors import UserError
+
+SCENE_DOMAINS = ("day", "fog", "night", "rain", "city", "camera")
+
+AT_LEAST: dict[str, float] = {
+    "run.seed": 0,
+    "run.steps": 1,
+    "run.epochs": 1,
+    "run.checkpoint_every": 1,
+    "run.keep_last": 1,
+    "run.log_every": 1,
+    "run.gradient_accumulation": 1,
+    "model.num_classes": 2,
+    "target.size": 32,
+    "target.batch_size": 2,
+    "target.num_workers": 0,
+    "target.frames": 1,
+    "target.max_corrupt_share": 0,
+    "evaluate.frames": 1,
+    "method.alpha": 0,
+    "method.beta": 0,
+    "method.tau": 0,
+    "method.gamma": 0,
+    "method.bns_weight": 0,
+    "method.max_square_weight": 0,
+    "method.patch_grid": 1,
+    "method.synthetic_size": 16,
+    "method.warmup_steps": 0,
+    "method.generator_steps": 1,
+    "method.weight_decay": 0,
+    "method.poly_power": 0,
+    "method.bn_warm_start_passes": 0,
+    "source.frames": 1,
+    "source.size": 32,
+    "source.batch_size": 2,
+    "source.num_workers": 0,
+    "source.weight_decay": 0,
+    "source.jitter": 0,
+}
+ABOVE_ZERO = (
+    "model.normalization.std",
+    "method.temperature",
+    "method.max_square_scale",
+    "method.lr",
+    "method.generator_lr",
+    "method.discriminator_lr",
+    "method.clip_grad_norm",
+    "method.bn_momentum",
+    "source.lr",
+    "source.scale",
+)
+AT_MOST: dict[str, float] = {
+    "run.seed": 2**32 - 1,
+    "target.max_corrupt_share": 1,
+    "method.bn_momentum": 1,
+}
+BELOW_ONE = (
+    "method.momentum",
+    "method.generator_betas",
+    "method.discriminator_betas",
+    "source.momentum",
+    "source.jitter",
+)
+
+
+def validate(config: Config) -> None:
+    """UserError at the first value that is not finite, out of range, or at odds with another one."""
+    for key, value in _leaves(asdict(config)):
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)):
+                _check_number(key, value, number)
+    _check_run(config)
+    _check_data(config)
+
+
+def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_number(key: str, value: Any, number: float) -> None:
+    _demand(math.isfinite(number), key, value, "a finite number")
+    if key in AT_LEAST:
+        _demand(number >= AT_LEAST[key], key, value, f"at least {AT_LEAST[key]}")
+    if key in ABOVE_ZERO:
+        _demand(number > 0, key, value, "above 0")
+    if key in AT_MOST:
+        _demand(number <= AT_MOST[key], key, value, f"at most {AT_MOST[key]}")
+    if key in BELOW_ONE:
+        _demand(0 <= number < 1, key, value, "at least 0 and below 1")
+
+
+def _check_run(config: Config) -> None:
+    run, method, target = config.run, config.method, config.target
+    if run.steps is None and run.epochs is None:
+        raise UserError("run.steps and run.epochs are both null: give one of them, at least 1")
+    side = min(target.size)
+    _demand(method.patch_grid <= side, "method.patch_grid", method.patch_grid, f"at most {side}, a target side")
+    normalization = config.model.normalization
+    if normalization is not None:
+        white = normalization.value_range
+        _demand(white in (1.0, 255.0), "model.normalization.value_range", white, "1.0 or 255.0")
+    if config.source is not None:
+        low, high = config.source.scale
+        _demand(low <= high, "source.scale", config.source.scale, "[smallest, largest]")
+
+
+def _check_data(config: Config) -> None:
+    for name in ("target", "evaluate", "source"):
+        section = getattr(config, name)
+        if section is None or section.dataset != "scenes":
+            continue
+        if section.root is not None:
+            raise UserError(
+                f"{name}.root is {section.root!r}, but {name}.dataset is scenes, which takes no folder: "
+                f"add --{name}.dataset folder, or remove {name}.root"
+            )
+        splits = [f"{name}.split"]
+        if name == "source" and section.val_split is not None:
+            splits.append("source.val_split")
+        for key in splits:
+            _check_domain(key, getattr(section, key.rpartition(".")[2]))
+
+
+def _check_domain(key: str, domain: str | None) -> None:
+    if domain not in SCENE_DOMAINS:
+        close = get_close_matches(str(domain), SCENE_DOMAINS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{key} is {domain!r}: scenes come as {', '.join(SCENE_DOMAINS)}{hint}")
+
+
+def _demand(condition: bool, key: str, value: Any, permitted: str) -> None:
+    if not condition:
+        shown = list(value) if isinstance(value, tuple) else value
+        raise UserError(f"{key} is {shown}: it must be {permitted}")

@@ -1,0 +1,83 @@
+"""The configuration's dotted keys, read off its dataclasses: type, default and documentation of each."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import SequenceMatcher
+from types import NoneType
+from typing import Any, Literal
+
+from docstring_parser import parse_from_object
+
+from sfda_engine.config import Config
+
+
+@dataclass(frozen=True)
+class Section:
+    """A dataclass of keys; an optional one is None unless one of its keys is given."""
+
+    cls: type
+    optional: bool
+    doc: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """One value that YAML or the command line can set."""
+
+    hint: Any
+    default: Any
+    doc: str
+
+    @property
+    def is_text(self) -> bool:
+        """Whether any text is a value of this key: its type is `str` or `str | None`."""
+        return str in (self.hint, *typing.get_args(self.hint))
+
+
+def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str, Key]]:
+    sections: dict[str, Section] = {}
+    keys: dict[str, Key] = {}
+    hints = typing.get_type_hints(cls)
+    docs = {param.arg_name: param.description or "" for param in parse_from_object(cls).params}
+    for field in fields(cls):
+        if not field.compare:  # Config.name is not a key
+            continue
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        members = (hint, *typing.get_args(hint))
+        section = next((member for member in members if isinstance(member, type) and is_dataclass(member)), None)
+        if section is None:
+            keys[name] = Key(hint, field.default, " ".join(docs[field.name].split()))
+            continue
+        sections[name] = Section(section, NoneType in members, (section.__doc__ or "").strip())
+        inner_sections, inner_keys = _collect(section, f"{name}.")
+        sections |= inner_sections
+        keys |= inner_keys
+    return sections, keys
+
+
+SECTIONS, KEYS = _collect(Config)
+
+
+def nearest(name: str) -> str:
+    """The section or key most like `name`: as a whole, or in its last part ("lr" is near "method.lr")."""
+
+    def likeness(known: str) -> float:
+        last = SequenceMatcher(None, name.rpartition(".")[2], known.rpartition(".")[2]).ratio()
+        return max(SequenceMatcher(None, name, known).ratio(), 0.95 * last)
+
+    return max([*SECTIONS, *KEYS], key=likeness)
+
+
+def describe(hint: Any) -> str:
+    """A type in the words of YAML: "int or null", "[int, int]", "one of: stable, literal"."""
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return "one of: " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return f"[{', '.join('...' if a is Ellipsis else describe(a) for a in arguments)}]"
+    if NoneType in arguments:
+        return " or ".join(describe(argument) for argument in arguments)
+    return {NoneType: "null", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))

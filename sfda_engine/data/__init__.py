@@ -1,0 +1,1 @@
+"""Frames in: classes, decoding and augmentation, one reader per data set, procedural scenes, loaders."""

@@ -1,0 +1,106 @@
+"""Frames and labels from plain folders: images under `root` or `root/images`, labels under `root/labels`."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sfda_engine.data.images import IMAGE_SUFFIXES, decode_label, decode_rgb
+from sfda_engine.errors import UserError
+
+log = logging.getLogger(__name__)
+IGNORE = 255
+
+
+def list_images(root: str | Path, *, limit: int | None = None) -> list[Path]:
+    """Sorted JPEG and PNG files of `root/images` (any depth) or, where that is absent, of `root` itself.
+
+    Raises UserError where the folder is missing or holds no image.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"image folder {root} does not exist; give an existing folder of JPEG or PNG frames")
+    nested = root / "images"
+    files = nested.rglob("*") if nested.is_dir() else root.iterdir()
+    found = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not found:
+        raise UserError(f"no JPEG or PNG image in {nested if nested.is_dir() else root}; check the path")
+    return found[:limit]
+
+
+def drop_corrupt(paths: list[Path], *, max_share: float) -> list[Path]:
+    """Decode every file once and leave out the corrupt ones, each with a warning.
+
+    Raises UserError where more than `max_share` (0..1) of the files are corrupt.
+    """
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        faults = list(pool.map(_fault, paths))
+    bad = [(path, fault) for path, fault in zip(paths, faults, strict=True) if fault]
+    for path, fault in bad:
+        log.warning("skipped corrupt image %s (%s)", path, fault)
+    if len(bad) > max_share * len(paths):
+        named = ", ".join(str(path) for path, _ in bad[:3])
+        raise UserError(
+            f"{len(bad)} of {len(paths)} images cannot be decoded (at most {max_share:.0%} are tolerated), "
+            f"first: {named} ({bad[0][1]}); repair or remove them"
+        )
+    return [path for path, fault in zip(paths, faults, strict=True) if not fault]
+
+
+def _fault(path: Path) -> str:
+    try:
+        decode_rgb(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+class FolderImages:
+    """Unlabelled frames of a folder; labels next to them are never listed or opened."""
+
+    def __init__(self, root: str | Path, *, limit: int | None = None, max_corrupt_share: float = 0.0) -> None:
+        self.paths = drop_corrupt(list_images(root, limit=limit), max_share=max_corrupt_share)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index].stem
+
+    def image(self, index: int) -> Image.Image:
+        return decode_rgb(self.paths[index])
+
+
+class FolderLabelled(FolderImages):
+    """Frames with labels of the same stem (`root/labels/<stem>.png`): train ids below `num_classes`, 255 ignored.
+
+    Raises UserError where the label folder or a label is missing, and from `label` where one has a wrong value.
+    """
+
+    def __init__(self, root: str | Path, *, num_classes: int, limit: int | None = None) -> None:
+        super().__init__(root, limit=limit)
+        self.num_classes = num_classes
+        labels = Path(root).expanduser() / "labels"
+        if not labels.is_dir():
+            raise UserError(f"no label folder {labels}; evaluation needs labels/<stem>.png beside images/")
+        by_stem = {path.stem: path for path in labels.rglob("*.png")}
+        missing = [path.stem for path in self.paths if path.stem not in by_stem]
+        if missing:
+            raise UserError(f"{len(missing)} images have no label in {labels}, first: {missing[0]}.png")
+        self.label_paths = [by_stem[path.stem] for path in self.paths]
+
+    def label(self, index: int) -> Image.Image:
+        path = self.label_paths[index]
+        label = decode_label(path)
+        values = np.unique(np.asarray(label))
+        wrong = [int(value) for value in values if value >= self.num_classes and value != IGNORE]
+        if wrong:
+            raise UserError(
+                f"label {path} holds the value {wrong[0]}, but the model has {self.num_classes} classes "
+                f"(train ids 0..{self.num_classes - 1}, {IGNORE} = ignore); map the labels to train ids"
+            )
+        return label

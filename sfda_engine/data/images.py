@@ -1,0 +1,51 @@
+"""Decode one image or label file, whatever its mode, and resize by the project's one rule (Pillow bilinear)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
+
+from sfda_engine.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def decode_rgb(path: Path) -> Image.Image:
+    """One file as 8-bit RGB: grey and palette images are expanded, alpha is dropped, 16 bits become 8.
+
+    Raises OSError (or a Pillow error derived from it, SyntaxError or ValueError) where the file is corrupt.
+    """
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):
+            # Pillow clips 16-bit values at 255 when it converts; a high byte is what a viewer would show.
+            wide = np.asarray(image, dtype=np.int64)
+            return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")
+
+
+def decode_label(path: Path) -> Image.Image:
+    """One label file as 8-bit train ids (H, W). Raises UserError where it is not an index image."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P"):
+                raise UserError(
+                    f"label {path} has mode {image.mode}: expected one 8-bit channel of train ids (255 = ignore). "
+                    "Convert color-coded or 16-bit labels to train ids first."
+                )
+            return Image.fromarray(np.asarray(image))
+    except OSError as error:
+        raise UserError(f"label {path} cannot be read ({error}); re-export it or remove the pair") from error
+
+
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize a frame to (width, height) by Pillow's bilinear filter: the rule of loaders, runtime and manifest."""
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def to_float_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB image -> float32 (3, H, W) in [0, 1]."""
+    return transforms.to_dtype(transforms.pil_to_tensor(image), torch.float32, scale=True)

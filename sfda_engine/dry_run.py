@@ -1,0 +1,55 @@
+"""`--dry-run`: what a run would do, how long and in how much memory, measured on two steps that leave no trace."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from sfda_engine.config import Config
+from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.trainer import Trainer, peak_memory_mb
+
+
+def print_plan(config: Config, trainer: Trainer, info: WeightsInfo) -> None:
+    """Print the plan of a run; time and memory come from two real steps on its own data."""
+    seconds = seconds_per_step(trainer)
+    total = trainer.steps + trainer.warmup_steps
+    method, target = config.method, config.target
+    rows = {
+        "model": f"{info.arch}, {info.num_classes} classes, {millions(trainer.networks.student):.2f} M parameters",
+        "generator / discriminator": f"{millions(trainer.networks.generator):.2f} M / "
+        f"{millions(trainer.networks.discriminator):.2f} M parameters",
+        "target": f"{len(trainer.target)} frames at {target.size[0]}x{target.size[1]}, batch {target.batch_size}",
+        "method": f"preset {method.preset}, alpha {method.alpha}, beta {method.beta}, tau {method.tau}, "
+        f"gamma {method.gamma}, K {method.patch_grid}",
+        "steps": f"{trainer.warmup_steps} generator warm-up + {trainer.steps} adaptation",
+        "device": f"{trainer.accelerator.device}, precision {trainer.accelerator.mixed_precision}",
+        "evaluation": "none (no labels given)" if config.evaluate is None else "after adaptation",
+        "expected time": f"{seconds * total / 60:.1f} min at {seconds:.2f} s a step (measured on 2 steps)",
+        "expected memory": f"{peak_memory_mb(trainer.accelerator.device):.0f} MiB peak (measured on 2 steps)",
+    }
+    table = Table(title=f"plan of {config.name}: nothing was written", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def seconds_per_step(trainer: Trainer) -> float:
+    """Seconds of the second of two adaptation steps (the first one pays for start-up)."""
+    seconds = 0.0
+    for index, batches in trainer.batches("adaptation", 0, 2):
+        since = time.perf_counter()
+        for images in batches:
+            trainer.adapt_on(index, images)
+        if trainer.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - since
+    return seconds
+
+
+def millions(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6

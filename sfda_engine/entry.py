@@ -1,0 +1,39 @@
+"""How every entry point ends: the exit codes of the contract."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sfda_engine.errors import TrainingError, UserError
+
+Main = Callable[[list[str]], int | None]
+
+
+def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
+    """Run `main` on `argv` (None = the process's own) and turn its ending into an exit code.
+
+    0 done; 2 the user's mistake, one message on stderr; 1 training failed, or a fault of ours with its
+    traceback; 130 interrupted. SystemExit (--help) passes through.
+    """
+    try:
+        return main(list(sys.argv[1:] if argv is None else argv)) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"training failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def run_entry(main: Main) -> NoReturn:
+    """`if __name__ == "__main__": run_entry(main)` closes every module that is run with -m."""
+    sys.exit(exit_code(main))

@@ -1,0 +1,11 @@
+"""The two ways a command can fail, and their exit codes: the user's mistake (2), a training failure (1)."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake of the user's: the message says what was wrong, where, and what to do. Exit code 2."""
+
+
+class TrainingError(Exception):
+    """Training failed although the input was fine (a loss became NaN). Exit code 1."""

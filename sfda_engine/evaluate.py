@@ -1,0 +1,224 @@
+"""ENTRY `python -m sfda_engine.evaluate`: the only reader of target labels. IoU per class, mIoU, PA, mPA."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from sfda_engine.build import load_segmenter
+from sfda_engine.config import Config, EvaluateConfig
+from sfda_engine.config_loader import parse_command, require_data, resolve_weights
+from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.data.folder import IGNORE
+from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
+from sfda_engine.data.readers import LabelledImages
+from sfda_engine.entry import run_entry
+from sfda_engine.errors import UserError
+from sfda_engine.files import write_json
+from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.segmenter import upsample
+from sfda_engine.models.weights import WeightsInfo
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one model in percent; a class without a labelled pixel has IoU None and does not count."""
+
+    miou: float
+    pixel_accuracy: float
+    mean_pixel_accuracy: float
+    iou: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores at the labels' own size and at the size that the model sees, over `frames` frames."""
+
+    own_size: Scores
+    training_size: Scores
+    frames: int
+
+
+def scores_of(confusion: Tensor, names: tuple[str, ...], subset: tuple[str, ...] | None = None) -> Scores:
+    """Scores from confusion counts (K, K), rows = label, columns = prediction; means over labelled classes.
+
+    `subset` names the classes that count towards the means. Raises UserError where it names an unknown one.
+    """
+    unknown = [name for name in subset or () if name not in names]
+    if unknown:
+        raise UserError(f"evaluate.subset names {unknown[0]!r}, which is no class of the model: {', '.join(names)}")
+    counts = confusion.double()
+    hits, labelled, predicted = counts.diag(), counts.sum(1), counts.sum(0)
+    iou = 100 * hits / (labelled + predicted - hits).clamp_min(1)
+    accuracy = 100 * hits / labelled.clamp_min(1)
+    counted = (labelled > 0) & torch.tensor([subset is None or name in subset for name in names])
+    if not counted.any():
+        raise UserError("no labelled pixel of any counted class; check the labels (255 = ignore) and evaluate.subset")
+    return Scores(
+        miou=iou[counted].mean().item(),
+        pixel_accuracy=(100 * hits.sum() / labelled.sum()).item(),
+        mean_pixel_accuracy=accuracy[counted].mean().item(),
+        iou={
+            name: value if seen else None
+            for name, value, seen in zip(names, iou.tolist(), (labelled > 0).tolist(), strict=True)
+        },
+    )
+
+
+def collate(items: list[LabelledItem]) -> dict[str, Any]:
+    """Images stacked; labels kept as a list, since every frame may have a size of its own."""
+    return {
+        "images": torch.stack([item["image"] for item in items]),
+        "labels": [item["label"] for item in items],
+    }
+
+
+@torch.no_grad()
+def confusion_counts(
+    model: nn.Module, preprocess: Preprocess, loader: DataLoader, classes: int, accelerator: Accelerator
+) -> tuple[Tensor, int]:
+    """Confusion counts (2, K, K) int64 at the labels' own size and at the images', and the number of frames.
+
+    Counts are kept per image and gathered over processes, so that padding of the last batch is not counted twice.
+    """
+    model.eval()
+    totals = torch.zeros(2, classes, classes, dtype=torch.int64)
+    frames = 0
+    for batch in loader:
+        images, labels = batch["images"], batch["labels"]
+        with accelerator.autocast():
+            logits = model(preprocess(images)).logits.float()
+        counts = torch.stack(
+            [
+                _image_counts(one[None], label, images.shape[-2:], classes)
+                for one, label in zip(logits, labels, strict=True)
+            ]
+        )
+        gathered = accelerator.gather_for_metrics(counts)
+        totals += gathered.sum(0).cpu()
+        frames += len(gathered)
+    return totals, frames
+
+
+def _image_counts(logits: Tensor, label: Tensor, size: torch.Size, classes: int) -> Tensor:
+    label = label.to(logits.device)
+    small = functional.interpolate(label[None, None].float(), tuple(size), mode="nearest-exact")[0, 0].long()
+    return torch.stack(
+        [
+            multiclass_confusion_matrix(
+                upsample(logits, (truth.shape[0], truth.shape[1])).argmax(1),
+                truth[None],
+                classes,
+                ignore_index=IGNORE,
+                validate_args=False,
+            )
+            for truth in (label, small)
+        ]
+    )
+
+
+def evaluate_model(
+    model: nn.Module,
+    info: WeightsInfo,
+    config: EvaluateConfig,
+    size: tuple[int, int],
+    accelerator: Accelerator,
+) -> Evaluation:
+    """Score a segmenter on labelled frames resized to `size` (width, height). Raises UserError on bad labels."""
+    images = open_evaluate(config, num_classes=info.num_classes, size=size)
+    return evaluate_images(model, info, images, size, accelerator, config.subset)
+
+
+def evaluate_images(
+    model: nn.Module,
+    info: WeightsInfo,
+    images: LabelledImages,
+    size: tuple[int, int],
+    accelerator: Accelerator,
+    subset: tuple[str, ...] | None = None,
+) -> Evaluation:
+    """Score a segmenter on an opened data set, preprocessed as `info` says."""
+    loader = DataLoader(EvaluationFrames(images, size=size), batch_size=8, collate_fn=collate)
+    preprocess = Preprocess(info.normalization, info.exposure).to(accelerator.device)
+    counts, frames = confusion_counts(
+        model.to(accelerator.device), preprocess, accelerator.prepare(loader), info.num_classes, accelerator
+    )
+    own, training = (scores_of(confusion, info.class_names, subset) for confusion in counts)
+    return Evaluation(own, training, frames)
+
+
+def evaluate(config: Config) -> Evaluation:
+    """Score `model.weights` on the frames of section `evaluate`; writes evaluation.json where run.output is named."""
+    require_data(config, "evaluate")
+    assert config.evaluate is not None
+    accelerator = Accelerator(
+        mixed_precision=config.run.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(even_batches=True),
+    )
+    model, info = load_segmenter(config.model)
+    result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)
+    if accelerator.is_main_process and config.run.output is not None:
+        write_json(Path(config.run.output) / "evaluation.json", as_json(result))
+    return result
+
+
+def as_json(result: Evaluation) -> dict[str, Any]:
+    """An evaluation as strict JSON."""
+    return {
+        "miou": result.own_size.miou,
+        "miou_training_size": result.training_size.miou,
+        "pixel_accuracy": result.own_size.pixel_accuracy,
+        "mean_pixel_accuracy": result.own_size.mean_pixel_accuracy,
+        "iou": result.own_size.iou,
+        "evaluated_frames": result.frames,
+    }
+
+
+def print_scores(columns: dict[str, Evaluation], console: Console) -> None:
+    """One column a model, one row a class, means below; percent, at the labels' own size."""
+    table = Table(title="IoU in percent, at the labels' own size")
+    table.add_column("class")
+    for title in columns:
+        table.add_column(title, justify="right")
+    for name in next(iter(columns.values())).own_size.iou:
+        values = [column.own_size.iou[name] for column in columns.values()]
+        table.add_row(name, *["-" if value is None else f"{value:.1f}" for value in values])
+    table.add_section()
+    for title, read in {
+        "mIoU": lambda e: e.own_size.miou,
+        "mIoU, training size": lambda e: e.training_size.miou,
+        "pixel accuracy": lambda e: e.own_size.pixel_accuracy,
+        "mean pixel accuracy": lambda e: e.own_size.mean_pixel_accuracy,
+    }.items():
+        table.add_row(title, *[f"{read(column):.2f}" for column in columns.values()])
+    console.print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line, evaluate, print the table."""
+    config = parse_command(
+        sys.argv[1:] if argv is None else argv,
+        prog="python -m sfda_engine.evaluate",
+        description="Score a segmentation model on labelled frames: IoU per class, mIoU, PA, mPA.",
+        default_config="demo",
+    )
+    result = evaluate(config)
+    print_scores({str(resolve_weights(config.model.weights or "").name): result}, Console())
+    print(json.dumps(as_json(result)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)

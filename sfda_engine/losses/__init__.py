@@ -1,0 +1,1 @@
+"""One term of the paper a file; each is a plain function of tensors that returns a scalar."""

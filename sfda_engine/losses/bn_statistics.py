@@ -1,0 +1,64 @@
+"""L_BNS, Eq. 4: batch statistics of synthetic images in the frozen source model against its running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sfda_engine.models.batch_norm import batch_norm_layers
+
+
+class LayerStatistics(NamedTuple):
+    """Mean and biased variance of a batch at the input of one BatchNorm layer, and the stored ones; each (C,)."""
+
+    mean: Tensor
+    variance: Tensor
+    running_mean: Tensor
+    running_variance: Tensor
+
+
+@contextmanager
+def record_statistics(source: nn.Module) -> Iterator[list[LayerStatistics]]:
+    """Collect the statistics of every BatchNorm layer that a forward pass inside runs through, in fp32.
+
+    A layer whose input is 1x1 (ASPP's image pooling) is left out: its batch variance says nothing of the domain.
+    """
+    recorded: list[LayerStatistics] = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (features,) = inputs
+        if features[0, 0].numel() == 1:
+            return
+        assert isinstance(layer, _BatchNorm)
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        dims = [0, *range(2, features.ndim)]
+        variance, mean = torch.var_mean(features.float(), dims, correction=0)
+        recorded.append(LayerStatistics(mean, variance, layer.running_mean, layer.running_var))
+
+    handles = [layer.register_forward_pre_hook(record) for layer in batch_norm_layers(source).values()]
+    try:
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def bns_loss(layers: list[LayerStatistics], *, norm: Literal["mean_l2", "sum_squares"] = "mean_l2") -> Tensor:
+    """L_BNS. "sum_squares" is Eq. 4 as printed; "mean_l2" averages unsquared norms over the layers.
+
+    Differs from the paper by default: squares summed over all layers let the wide, deep ones drown the rest.
+    """
+    differences = [
+        difference
+        for layer in layers
+        for difference in (layer.mean - layer.running_mean, layer.variance - layer.running_variance)
+    ]
+    if norm == "sum_squares":
+        return torch.stack([difference.square().sum() for difference in differences]).sum()
+    return torch.stack([difference.norm() for difference in differences]).sum() / len(layers)

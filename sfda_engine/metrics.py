@@ -1,0 +1,60 @@
+"""Loss curves of a run: kept on the device until a log step, checked there for NaN, written to metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfda_engine.errors import TrainingError
+
+
+class Metrics:
+    """Averages named terms between log steps and appends one JSON line a log step; only the main process writes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Add the scalar tensors of one step without a device synchronization."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def flush(self, phase: str, step: int) -> dict[str, float]:
+        """Means since the last flush, as floats. Raises TrainingError that names the terms that are not finite."""
+        if not self._sums:
+            return {}
+        values = torch.stack([value.float() for value in self._sums.values()]).tolist()
+        means = {name: value / self._counts[name] for name, value in zip(self._sums, values, strict=True)}
+        self._sums, self._counts = {}, {}
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
+        if broken:
+            raise TrainingError(
+                f"{', '.join(broken)} became NaN or infinite by step {step} of {phase}; the last good checkpoint is "
+                "kept. Lower the learning rates or the loss weights, or use --method.preset stable."
+            )
+        return means
+
+    def write(self, line: dict[str, object]) -> None:
+        """Append one line to metrics.jsonl."""
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def rewind(self, total: int) -> None:
+        """Drop the lines past `total` steps (warm-up and adaptation): a resumed run writes them again."""
+        if self.path is None or not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["total_step"] <= total]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl, in order."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

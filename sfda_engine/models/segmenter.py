@@ -1,0 +1,22 @@
+"""The contract every segmenter keeps: images in, logits and encoder features out; one upsample for all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class SegmenterOutput(NamedTuple):
+    """What a segmenter's `forward(images (B, 3, H, W), normalized)` returns."""
+
+    logits: Tensor
+    """(B, K, h, w) class scores before softmax, at the head's own resolution."""
+    features: Tensor
+    """(B, C, h', w') encoder features F, the input of the dual attention module."""
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (B, K, h, w) logits to (B, K, H, W), `size` = (H, W): bilinear, corners not aligned."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

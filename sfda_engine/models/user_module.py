@@ -1,0 +1,94 @@
+"""A user's own network as a segmenter: its output is checked, its features are read by a forward hook."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from torch import Tensor, nn
+
+from sfda_engine.errors import UserError
+from sfda_engine.models.segmenter import SegmenterOutput
+
+
+class UserModule(nn.Module):
+    """Segmenter around `network`, whose forward returns (B, K, h, w) logits or a dict with them as "out".
+
+    `feature_layer` is the dotted name of the submodule whose (B, C, h', w') output is the features.
+    """
+
+    def __init__(self, network: nn.Module, num_classes: int, feature_layer: str) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.feature_layer = feature_layer
+
+    def forward(self, images: Tensor) -> SegmenterOutput:
+        captured: list[Any] = []
+        layer = self.network.get_submodule(self.feature_layer)
+        # Hooked for this call alone: nothing stale survives, and a deep copy hooks its own layer.
+        handle = layer.register_forward_hook(lambda module, inputs, output: captured.append(output))
+        try:
+            output = self.network(images)
+        finally:
+            handle.remove()
+        if not captured:
+            raise UserError(f"model.feature_layer '{self.feature_layer}' does not run in the network's forward")
+        output = output.get("out") if isinstance(output, dict) else output
+        logits = check_maps(output, "the network's output", "return (B, K, h, w) logits or a dict with 'out'")
+        features = check_maps(captured[-1], f"the output of '{self.feature_layer}'", "name another layer")
+        if logits.shape[1] != self.num_classes:
+            raise UserError(
+                f"the network returns {logits.shape[1]} classes but was built for {self.num_classes}: "
+                "the factory must use its num_classes argument"
+            )
+        return SegmenterOutput(logits, features)
+
+
+def check_maps(value: object, what: str, remedy: str) -> Tensor:
+    """Return `value` if it is a 4-D tensor, else raise UserError."""
+    if isinstance(value, Tensor) and value.ndim == 4:
+        return value
+    found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise UserError(f"{what} must be a 4-D tensor, but it is {found}: {remedy}")
+
+
+def build_user_module(arch: str, num_classes: int, feature_layer: str | None) -> UserModule:
+    """Build the segmenter of `arch` = "module.path:factory"; the factory is called with `num_classes`.
+
+    UserError: the module or factory is not there or fails, or `feature_layer` is missing or names no layer.
+    """
+    module_name, _, factory_name = arch.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name, None)
+    except Exception as error:
+        raise UserError(
+            f"model.arch '{arch}': cannot import '{module_name}' ({type(error).__name__}: {error}); "
+            "run from its folder with python -m, or put that folder on PYTHONPATH"
+        ) from error
+    if not callable(factory):
+        raise UserError(f"model.arch '{arch}': '{module_name}' has no callable '{factory_name}'")
+    try:
+        network = factory(num_classes)
+    except Exception as error:
+        raise UserError(
+            f"model.arch '{arch}': {factory_name}({num_classes}) failed ({type(error).__name__}: {error}); "
+            "the factory takes the number of classes and returns a torch.nn.Module"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model.arch '{arch}': the factory must return a torch.nn.Module, not {type(network).__name__}")
+    check_feature_layer(network, arch, feature_layer)
+    return UserModule(network, num_classes, str(feature_layer))
+
+
+def check_feature_layer(network: nn.Module, arch: str, feature_layer: str | None) -> None:
+    """Raise UserError, listing some layers, unless `feature_layer` names a submodule of `network`."""
+    names = [name for name, _ in network.named_modules() if name]
+    if feature_layer in names:
+        return
+    close = difflib.get_close_matches(feature_layer or "", names)
+    shallow = sorted(names, key=lambda name: name.count("."))
+    some = ", ".join(dict.fromkeys([*close, *shallow[:10]]))
+    what = "is not given" if feature_layer is None else f"'{feature_layer}' is not a layer of {arch}"
+    raise UserError(f"model.feature_layer {what}: name the encoder's last layer, for example one of {some}")

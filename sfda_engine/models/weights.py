@@ -1,0 +1,243 @@
+"""Weights files: self-describing safetensors of ours, foreign state dicts, and strict loading of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sfda_engine.errors import UserError
+from sfda_engine.models import ARCHITECTURES, build_segmenter
+from sfda_engine.models.preprocess import Exposure, Normalization
+from sfda_engine.models.user_module import UserModule
+
+METADATA_KEY = "sfda"
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """What a weights file says about itself, so that no later command repeats it."""
+
+    arch: str
+    """Key of ARCHITECTURES or "module.path:factory"."""
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    """One name for each class; empty if unknown."""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """One RGB color (0..255) for each class; empty if unknown."""
+    normalization: Normalization = field(default_factory=Normalization)
+    exposure: Exposure = "none"
+    """none | gamma, see `models.preprocess`."""
+    feature_layer: str | None = None
+    """The encoder's last layer; for a user module only."""
+    size: tuple[int, int] | None = None
+    """(width, height) in pixels it was trained at; None if unknown."""
+    source_sha256: str | None = None
+    """Hash of the source weights it was adapted from."""
+    method: str | None = None
+    """What made it, for example "train_source" or "sfda stable"."""
+
+
+def weights_module(model: nn.Module) -> nn.Module:
+    """The module whose keys a weights file holds: the user's own network, else the segmenter itself."""
+    return model.network if isinstance(model, UserModule) else model
+
+
+def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
+    """Write the model's state and `info` to a safetensors file, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = weights_module(model).state_dict()
+    # Cloned because safetensors refuses tensors that share memory (tied weights).
+    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        # Not save_file: it makes a file that only its owner can read, whatever the umask.
+        partial.write_bytes(save(tensors, metadata={"format": "pt", METADATA_KEY: json.dumps(asdict(info))}))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo | None]:
+    """Read a state dict (CPU tensors) and its description; None if the file is not one of ours.
+
+    Formats: .safetensors, or torch's .pt, .pth, .bin holding a state dict, bare or under "state_dict" or
+    "model". In a foreign file a prefix "module." that all keys have is stripped. No code in the file is run.
+    UserError: the file is missing, of another kind, damaged, holds code, or holds things that are no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UserError(f"weights {path} {what}: give the path of a weights file")
+    if path.suffix == ".safetensors":
+        state, info = read_safetensors(path)
+    elif path.suffix in TORCH_SUFFIXES:
+        state, info = read_torch(path), None
+    else:
+        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+        raise UserError(f"weights {path}: unknown suffix '{path.suffix}', a weights file ends in one of {known}")
+    if info is None and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state, info
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], WeightsInfo | None]:
+    """Tensors and description of a safetensors file; UserError if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {path} is truncated or damaged ({error}): copy or download it again") from error
+    return state, parse_info(path, metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+
+
+def parse_info(path: Path, text: str) -> WeightsInfo:
+    """The description in the metadata; UserError if this version cannot read it."""
+    try:
+        fields = json.loads(text)
+        norm = fields["normalization"]
+        norm = Normalization(**(norm | {"mean": tuple(norm["mean"]), "std": tuple(norm["std"])}))
+        tuples: dict[str, Any] = {
+            "class_names": tuple(fields["class_names"]),
+            "palette": tuple(tuple(color) for color in fields["palette"]),
+            "size": tuple(fields["size"]) if fields["size"] else None,
+        }
+        return WeightsInfo(**(fields | tuples | {"normalization": norm}))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"weights {path}: its description cannot be read ({error!r}); another version wrote it, "
+            "read it with that version or write it again"
+        ) from error
+
+
+def read_torch(path: Path) -> dict[str, Tensor]:
+    """The state dict in a torch file; UserError if it is damaged, holds code, or holds no state dict."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the errors below say all that is needed
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = "GLOBAL" in str(error)
+        what = "holds Python code or objects" if code else "is damaged or a pickle of Python objects"
+        raise UserError(
+            f"weights {path} {what}, not tensors alone; nothing in it was executed. "
+            "Re-save its state_dict as .safetensors where you trust it"
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"weights {path} is truncated, a TorchScript archive or no torch file ({type(error).__name__}): "
+            "copy it again, or save the model's state_dict()"
+        ) from error
+    for entry in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(entry), dict):
+            content = content[entry]
+    if not isinstance(content, dict):
+        raise UserError(f"weights {path} holds a {type(content).__name__}, not a state dict: save model.state_dict()")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"weights {path}: entry {key!r} is a {type(value).__name__}, not a tensor: "
+                "save model.state_dict() alone"
+            )
+    return dict(content)
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
+    """Load `state` into `model` (in place), strictly: every key there, no other key, every shape equal.
+
+    Keys under the architecture's `ignored_prefixes` are dropped. `origin` names the file in the UserError,
+    which lists missing, unexpected and misshapen keys; nothing is loaded then.
+    """
+    module = weights_module(model)
+    ignored = getattr(model, "ignored_prefixes", ())
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(ignored))}
+    expected = module.state_dict()
+    problems = [
+        *list_keys("missing", [key for key in expected if key not in state]),
+        *list_keys("unexpected", [key for key in state if key not in expected]),
+        *list_keys(
+            "misshapen",
+            [
+                f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+                for key, value in expected.items()
+                if key in state and state[key].shape != value.shape
+            ],
+        ),
+    ]
+    if problems:
+        problems = [*class_mismatch(expected, state), *problems]
+        arch = next((name for name, kind in ARCHITECTURES.items() if kind is type(model)), type(module).__name__)
+        raise UserError(f"weights {origin} do not fit {arch}: " + "; ".join(problems))
+    module.load_state_dict(state)
+
+
+def list_keys(kind: str, keys: list[str], limit: int = 10) -> list[str]:
+    """One phrase with the count and the first `limit` keys, or none if there are no keys."""
+    more = ", ..." if len(keys) > limit else ""
+    return [f"{len(keys)} {kind} ({', '.join(keys[:limit])}{more})"] if keys else []
+
+
+def class_mismatch(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """A phrase if the final layer, the last weight matrix, differs in its number of outputs alone."""
+    key = next((key for key in reversed(expected) if expected[key].ndim >= 2), None)
+    if key is None or key not in state or state[key].ndim != expected[key].ndim:
+        return []
+    found, wanted = state[key].shape, expected[key].shape
+    if found[0] == wanted[0] or found[1:] != wanted[1:]:
+        return []
+    return [
+        f"the file has {found[0]} classes, the model was built for {wanted[0]} (final layer {key}), "
+        f"set model.num_classes to {found[0]}"
+    ]
+
+
+def build_from_weights(
+    path: str | Path,
+    arch: str | None = None,
+    num_classes: int | None = None,
+    feature_layer: str | None = None,
+) -> tuple[nn.Module, WeightsInfo]:
+    """Build the segmenter a weights file describes and load it; CPU, training mode as torch builds it.
+
+    What the file says need not be stated; a foreign file needs `arch` and `num_classes` and gets ImageNet's
+    normalization and unknown class names. UserError: a stated value differs, or nothing says what to build.
+    """
+    state, info = read_weights(path)
+    stated = {"arch": arch, "num_classes": num_classes, "feature_layer": feature_layer}
+    if info is None:
+        if arch is None or num_classes is None:
+            raise UserError(
+                f"weights {path} do not say what network they are for: give model.arch and model.num_classes"
+            )
+        info = WeightsInfo(arch=arch, num_classes=num_classes, feature_layer=feature_layer)
+    for name, value in stated.items():
+        if value is not None and value != getattr(info, name):
+            raise UserError(
+                f"model.{name} is {value}, but weights {path} say {getattr(info, name)}: "
+                "leave it null or use other weights"
+            )
+    model = build_segmenter(info.arch, info.num_classes, info.feature_layer)
+    load_state(model, state, path)
+    return model, info
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

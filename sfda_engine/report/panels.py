@@ -1,0 +1,87 @@
+"""What people look at: predictions, entropy, easy and hard patches on target frames, and synthetic images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfda_engine.config import Config
+from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.readers import Images
+from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.segmenter import upsample
+from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.ranking import rank_target
+from sfda_engine.report.figures import save_frame, save_synthetic
+
+FRAMES = 6
+
+
+def as_uint8(images: Tensor) -> np.ndarray:
+    """Float images (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3)."""
+    return images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def save_panels(
+    folder: Path,
+    config: Config,
+    target: Images,
+    source: nn.Module,
+    source_info: WeightsInfo,
+    adapted: nn.Module,
+    adapted_info: WeightsInfo,
+) -> None:
+    """Write the frame strips: labelled frames where `evaluate` is configured, else target frames.
+
+    Patches are ranked within the strip's own frames, spread evenly over the data set.
+    """
+    size = config.target.size
+    labelled = (
+        open_evaluate(config.evaluate, num_classes=source_info.num_classes, size=size) if config.evaluate else None
+    )
+    frames = labelled if labelled is not None else target
+    chosen = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int).tolist()
+    device = next(adapted.parameters()).device
+    images = torch.stack([to_float_tensor(resize(frames.image(i), size)) for i in chosen]).to(device)
+    height_width = (size[1], size[0])
+    logits = adapted.eval()(Preprocess(adapted_info.normalization, adapted_info.exposure).to(device)(images)).logits
+    ours = upsample(logits.float(), height_width)
+    theirs = source.eval()(Preprocess(source_info.normalization, source_info.exposure).to(device)(images)).logits
+    log_p = ours.log_softmax(1)
+    entropy = -(log_p.exp() * log_p).sum(1).cpu().numpy()
+    grid = config.method.patch_grid
+    easy = rank_target(logits, grid=grid, size=height_width).easy.view(-1, grid, grid).cpu().numpy()
+    pictures = as_uint8(images)
+    for row, index in enumerate(chosen):
+        label = labelled.label(index).resize(size, 0) if labelled is not None else None
+        save_frame(
+            folder,
+            frames.name(index),
+            image=pictures[row],
+            source=_labels(upsample(theirs[row : row + 1].float(), height_width)),
+            adapted=_labels(ours[row : row + 1]),
+            label=None if label is None else np.asarray(label),
+            entropy=entropy[row],
+            easy=easy[row] if grid > 1 else None,
+            palette=source_info.palette,
+        )
+
+
+@torch.no_grad()
+def save_synthetic_panels(folder: Path, synthetic: Tensor, source: nn.Module, info: WeightsInfo) -> None:
+    """Write synthetic images (B, 3, h, w), as the source model takes them, and what it sees in them."""
+    images = synthetic.detach()
+    # they live in normalized space and need not lie in the range of a photograph
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    logits = upsample(source.eval()(images).logits.float(), (images.shape[-2], images.shape[-1]))
+    shown = as_uint8((images - low) / (high - low).clamp_min(1e-6))
+    save_synthetic(folder, shown, logits.argmax(1).byte().cpu().numpy(), info.palette)
+
+
+def _labels(logits: Tensor) -> np.ndarray:
+    return logits.argmax(1)[0].byte().cpu().numpy()

@@ -1,0 +1,284 @@
+"""result.json -> the words and figures that the page shows; honest where the adapted model lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Tone = Literal["good", "bad", "warn", "info", "plain"]
+
+MODELS = {"source": "Source model", "bn_warm_start": "BN warm start", "adapted": "Adapted model"}
+MEASURES = {
+    "miou": "mIoU, at the labels' own size",
+    "miou_training_size": "mIoU, at training size",
+    "pixel_accuracy": "Pixel accuracy",
+    "mean_pixel_accuracy": "Mean class accuracy",
+}
+VERDICTS: dict[str, tuple[str, Tone]] = {
+    "adapted": ("Adapted model kept", "good"),
+    "keep_bn_warm_start": ("BN warm start kept", "warn"),
+    "keep_source": ("Source model kept", "warn"),
+}
+HELD = {
+    "keep_source": "the weights of the source model",
+    "keep_bn_warm_start": "the weights of the BN warm start",
+}
+NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Badge:
+    """A short colored label."""
+
+    text: str
+    tone: Tone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """A colored box: a title in bold, then one or two sentences."""
+
+    tone: Tone
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One of the three models on the labelled frames: mIoU in percent and its gain over the source."""
+
+    key: str
+    title: str
+    value: float | None
+    gain: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """One class: its CSS color, the IoU of the models in the order of MODELS, and adapted minus source."""
+
+    name: str
+    color: str
+    values: tuple[float | None, ...]
+    gain: float | None
+
+
+def number(value: Any) -> float | None:
+    """The value as a float, or None for anything that is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def fixed(value: Any, digits: int = 1) -> str:
+    """'32.0', or a dash where there is no number."""
+    value = number(value)
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """'+18.8', '-3.2' with a true minus sign, '±0.0' where it rounds to nothing."""
+    if value is None:
+        return NOTHING
+    return f"{'+' if value > 0 else MINUS}{abs(value):.1f}" if tone(value) != "plain" else "±0.0"
+
+
+def tone(gain: float | None) -> Tone:
+    """good for a gain, bad for a loss, plain below the one decimal shown."""
+    if gain is None or abs(gain) < 0.05:
+        return "plain"
+    return "good" if gain > 0 else "bad"
+
+
+def section(result: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A nested object of the result, empty where it is absent or null."""
+    value = result.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def scores(result: Mapping[str, Any]) -> list[Score]:
+    """The three mIoU cards; empty where no labels were given."""
+    miou = {key: number(section(result, "miou").get(key)) for key in MODELS}
+    if miou["adapted"] is None:
+        return []
+    return [
+        Score(key=key, title=MODELS[key], value=miou[key], gain=_minus(miou[key], miou["source"])) for key in MODELS
+    ]
+
+
+def badges(result: Mapping[str, Any]) -> list[Badge]:
+    """What the engine decided, and where labels are known, whether the adapted model is better."""
+    judged = result.get("verdict_basis") not in (None, "not judged")
+    text, color = VERDICTS.get(str(result.get("verdict")), ("No verdict", "plain"))
+    found = [Badge(text=text, tone=color) if judged else Badge(text="Not judged", tone="plain")]
+    over_source, over_warm_start = _gains(result)
+    if tone(over_source) == "bad":
+        found.append(Badge(text="Worse than source", tone="bad"))
+    elif tone(over_warm_start) == "bad":
+        found.append(Badge(text="Worse than BN warm start", tone="warn"))
+    elif tone(over_source) == "good":
+        found.append(Badge(text="Better than source", tone="good"))
+    elif over_source is not None:
+        found.append(Badge(text="No change", tone="plain"))
+    return found
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """What happened, in one or two plain sentences."""
+    effort = f"{_count(result.get('steps'), 'step')} ({duration(result.get('seconds'))})"
+    found = {score.key: score.value for score in scores(result)}
+    if not found:
+        return (
+            f"The model was adapted to unlabelled frames of the target in {effort}. No labels were given, so "
+            "this report shows what changed, and cannot say whether the adapted model is better."
+        )
+    frames = _count(result.get("evaluated_frames"), "labelled frame")
+    over_source, over_warm_start = _gains(result)
+    comparisons = []
+    if over_source is not None:
+        comparisons.append(f"{_compare(over_source)} the source model ({fixed(found['source'])})")
+    if over_warm_start is not None:
+        warm_start = f"its BN warm start ({fixed(found['bn_warm_start'])})"
+        comparisons.append(f"{_compare(over_warm_start)} {warm_start}")
+    reached = f"On {frames} of the target the adapted model reaches {fixed(found['adapted'])} mIoU"
+    return f"{', '.join([reached, ' and '.join(comparisons)] if comparisons else [reached])}, after {effort}."
+
+
+def alerts(result: Mapping[str, Any], *, unread_lines: int = 0) -> list[Alert]:
+    """What a reader must not miss, worst first."""
+    found = []
+    over_source, over_warm_start = _gains(result)
+    if over_source is not None and tone(over_source) == "bad":
+        text = (
+            f"It lost {abs(over_source):.1f} points of mIoU on the labelled frames. Keep the source model, "
+            "unless these frames do not stand for the target. A mild shift can leave nothing to win."
+        )
+        found.append(Alert(tone="bad", title="The adapted model is worse than the source model", text=text))
+    if over_warm_start is not None and tone(over_warm_start) == "bad":
+        text = (
+            f"Re-estimating the BN statistics alone scores {abs(over_warm_start):.1f} points of mIoU more. "
+            "Fewer steps or a smaller learning rate may keep what the warm start had gained."
+        )
+        found.append(Alert(tone="warn", title="The adapted model is worse than its BN warm start", text=text))
+    found.append(_judgement(result))
+    if unread_lines:
+        text = f"{_count(unread_lines, 'line')} of metrics.jsonl could not be read; the curves leave them out."
+        found.append(Alert(tone="warn", title="The loss curves are incomplete", text=text))
+    return found
+
+
+def class_rows(result: Mapping[str, Any]) -> list[ClassRow]:
+    """Per-class IoU in the order of `classes`; empty where no labels were given."""
+    iou = section(result, "iou")
+    if not iou:
+        return []
+    rows = []
+    for name, color in legend(result):
+        values = tuple(number(section(iou, key).get(name)) for key in MODELS)
+        rows.append(ClassRow(name=name, color=color, values=values, gain=_minus(values[-1], values[0])))
+    return rows
+
+
+def class_sentence(rows: list[ClassRow]) -> str:
+    """How many classes gained and lost, and the two extremes."""
+    gains = {row.name: row.gain for row in rows if row.gain is not None}
+    if not gains:
+        return ""
+    counts = [sum(tone(gain) == kind for gain in gains.values()) for kind in ("good", "bad")]
+    text = f"Against the source model {_count(counts[0], 'class', 'classes')} improved and {counts[1]} lost"
+    best, worst = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
+    if counts[0]:
+        text += f"; most gained: {best} ({signed(gains[best])})"
+    if counts[1]:
+        text += f"; most lost: {worst} ({signed(gains[worst])})"
+    return text + "."
+
+
+def measures(result: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
+    """The table of all measures: a title, then source, BN warm start, adapted and last, in percent."""
+    keys = [*MODELS, "last"]
+    rows = [(title, [number(section(result, key).get(model)) for model in keys]) for key, title in MEASURES.items()]
+    return [row for row in rows if any(value is not None for value in row[1])]
+
+
+def legend(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Class names and CSS colors; gray where the palette has none."""
+    palette = result.get("palette") or []
+    names = result.get("classes") or []
+    colors = ["#" + "".join(f"{int(channel):02x}" for channel in color) for color in palette]
+    return [(str(name), colors[index] if index < len(colors) else "#94a3b8") for index, name in enumerate(names)]
+
+
+def facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The small cards: title, value, unit."""
+    memory = number(result.get("peak_memory_mb"))
+    used = (fixed(memory, 0), "MB") if memory is None or memory < 1000 else (fixed(memory / 1000), "GB")
+    time, _, unit = duration(result.get("seconds")).partition(" ")
+    frames = result.get("evaluated_frames")
+    labelled = [("Labelled frames", fixed(frames, 0), "for evaluation only")] if frames else []
+    return [
+        ("Speed", fixed(result.get("images_per_second")), "images/s"),
+        ("Adaptation time", time, unit),
+        ("Peak memory", *used),
+        ("Adaptation steps", fixed(result.get("steps"), 0), ""),
+        *labelled,
+    ]
+
+
+def provenance(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What it takes to get the same result again."""
+    keys = ["config", "arch", "preset", "exposure", "device", "seed", "verdict", "verdict_basis"]
+    keys += sorted(key for key in result if key.endswith("_sha256"))
+    rows = [(key.replace("_", " "), str(result[key])) for key in keys if result.get(key) is not None]
+    return rows + [(f"{name} version", str(version)) for name, version in sorted(section(result, "versions").items())]
+
+
+def duration(seconds: Any) -> str:
+    """'45 s', '2.0 min' or '3.5 h'."""
+    seconds = number(seconds)
+    if seconds is None:
+        return NOTHING
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _judgement(result: Mapping[str, Any]) -> Alert:
+    basis, verdict = result.get("verdict_basis"), str(result.get("verdict"))
+    if basis in (None, "not judged"):
+        text = (
+            "The engine does not yet judge a result without labels: adapted.safetensors is simply the last "
+            "weights of the run, whether they are better than the source model or not."
+        )
+        if scores(result):
+            text += " The scores on this page come from labels that took no part in the adaptation."
+        return Alert(tone="info", title="Not judged", text=text)
+    held = f" adapted.safetensors holds {HELD[verdict]}." if verdict in HELD else ""
+    title = VERDICTS.get(verdict, ("No verdict", "plain"))[0]
+    return Alert(tone="info", title=title, text=f"Judged without labels. Basis: {basis}.{held}")
+
+
+def _gains(result: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """mIoU of the adapted model minus the source's, and minus the BN warm start's."""
+    found = {score.key: score.value for score in scores(result)}
+    adapted = found.get("adapted")
+    return _minus(adapted, found.get("source")), _minus(adapted, found.get("bn_warm_start"))
+
+
+def _minus(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left - right
+
+
+def _compare(gain: float) -> str:
+    if tone(gain) == "plain":
+        return "level with"
+    return f"{abs(gain):.1f} points {'above' if gain > 0 else 'below'}"
+
+
+def _count(value: Any, one: str, many: str = "") -> str:
+    count = number(value)
+    if count is None:
+        return f"the {many or one + 's'}"
+    return f"{count:,.0f} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,74 @@
+"""The content of result.json: one strict-JSON summary of a run that scripts and the report read."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from sfda_engine.config import Config
+from sfda_engine.evaluate import Evaluation
+from sfda_engine.models.weights import WeightsInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Everything that result.json is made of; seconds and images/s are those of warm-up and adaptation alone."""
+
+    config: Config
+    info: WeightsInfo
+    scores: dict[str, Evaluation]
+    steps: int
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+    device: str
+    warnings: list[str]
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """The dictionary that result.json holds; scores only where labels were given."""
+    info, config = result.info, result.config
+    content: dict[str, Any] = {
+        "verdict": "adapted",
+        "verdict_basis": "not judged",
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.images_per_second, 3),
+        "peak_memory_mb": round(result.peak_memory_mb, 1),
+        "device": result.device,
+        "config": config.name,
+        "preset": config.method.preset,
+        "seed": config.run.seed,
+        "arch": info.arch,
+        "exposure": info.exposure,
+        "classes": list(info.class_names),
+        "palette": [list(color) for color in info.palette],
+        "source_sha256": info.source_sha256,
+        "versions": versions(),
+        "warnings": result.warnings,
+    }
+    if result.scores:
+        content |= score_tables(result.scores)
+    return content
+
+
+def score_tables(scores: dict[str, Evaluation]) -> dict[str, Any]:
+    """miou, miou_training_size, pixel_accuracy, mean_pixel_accuracy and iou by model, in percent."""
+    own = {name: score.own_size for name, score in scores.items()}
+    return {
+        "miou": {name: score.miou for name, score in own.items()},
+        "miou_training_size": {name: score.training_size.miou for name, score in scores.items()},
+        "pixel_accuracy": {name: score.pixel_accuracy for name, score in own.items()},
+        "mean_pixel_accuracy": {name: score.mean_pixel_accuracy for name, score in own.items()},
+        "iou": {name: dataclasses.asdict(score)["iou"] for name, score in own.items()},
+        "evaluated_frames": scores["source"].frames,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    packages = ("sfda-engine", "torch", "torchvision", "accelerate")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

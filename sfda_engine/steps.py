@@ -1,0 +1,245 @@
+"""One adaptation step, in the paper's order: target forward, generator (Eq. 11), discriminator (Eq. 15), student
+(Eq. 12 and 16). Every stage is a function from networks and inputs to named loss terms; `Update` descends on one.
+
+Shapes: B batch, K classes, H/W target size, h/w synthetic size, G patch grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from sfda_engine.attention import attention_settings
+from sfda_engine.config import MethodConfig
+from sfda_engine.losses.adversarial import adversarial_loss, discriminator_loss, split_patches
+from sfda_engine.losses.bn_statistics import bns_loss, record_statistics
+from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
+from sfda_engine.losses.max_square import image_weighted_max_square
+from sfda_engine.models.batch_norm import Statistics, batch_norm_statistics
+from sfda_engine.models.segmenter import SegmenterOutput, upsample
+from sfda_engine.ranking import RankedPatches, rank_target
+
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The four networks: `source` S~ is frozen and in eval mode, the others are trained."""
+
+    source: nn.Module
+    student: nn.Module
+    generator: nn.Module
+    discriminator: nn.Module
+
+
+@dataclass(frozen=True)
+class Update:
+    """Descend on a loss: backward, clip where asked, optimizer step. Honors gradient accumulation."""
+
+    accelerator: Accelerator
+    optimizer: AcceleratedOptimizer
+    clip_grad_norm: float | None = None
+
+    def __call__(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+        if self.clip_grad_norm is not None and self.accelerator.sync_gradients:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.accelerator.clip_grad_norm_(parameters, self.clip_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+@dataclass(frozen=True)
+class Updates:
+    student: Update
+    generator: Update
+    discriminator: Update
+
+
+def uses_transfer(method: MethodConfig) -> bool:
+    """Whether synthetic images are needed: alpha = beta = 0 skips generator and transfer."""
+    return method.alpha > 0 or method.beta > 0
+
+
+def uses_ipsm(method: MethodConfig) -> bool:
+    """Whether patches are ranked and D is trained: K = 1 means no IPSM, as gamma = 0."""
+    return method.gamma > 0 and method.patch_grid > 1
+
+
+def uses_target_loss(method: MethodConfig) -> bool:
+    """Whether any loss of the student reads its target predictions; without one, *transfer only* is left."""
+    return method.max_square_weight > 0 or uses_ipsm(method)
+
+
+def synthetic_statistics(method: MethodConfig) -> Statistics:
+    """BN policy of the student on synthetic images: a fresh student has none of its own yet, so it writes them."""
+    return "update" if method.student_init == "fresh" else method.synthetic_bn
+
+
+def target_statistics(method: MethodConfig) -> Statistics:
+    """BN policy of the student on target frames."""
+    if method.target_bn == "running":
+        return "running"
+    return "batch" if method.student_init == "fresh" else "update"
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a module without computing those of its parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def target_forward(networks: Networks, images: Tensor, method: MethodConfig) -> SegmenterOutput:
+    """The one pass of target frames (B, 3, H, W) that L_TAR, L_DAD^st and IPSM share."""
+    gradient = nullcontext() if uses_target_loss(method) else torch.no_grad()
+    with gradient, batch_norm_statistics(networks.student, target_statistics(method)):
+        return networks.student(images)
+
+
+def generator_terms(
+    networks: Networks,
+    latent: Tensor,
+    target_features: Tensor | None,
+    method: MethodConfig,
+    *,
+    warmup: bool = False,
+) -> Terms:
+    """Eq. 11: L_BNS - alpha MAE - beta DAD_ss + tau DAD_st; `warmup` leaves the two terms against the student out.
+
+    latent (B, 256); target_features (B, C, h', w'), detached here. With discrepancy "log" the unbounded terms enter
+    as -log(1 + .), which the paper does not: as printed, the generator wins by exploding.
+    """
+    attention = attention_settings(method)
+    synthetic = networks.generator(latent)
+    with record_statistics(networks.source) as layers:
+        source = networks.source(synthetic)
+    terms = {"bns": bns_loss(layers, norm=method.bns_norm)}
+    total = method.bns_weight * terms["bns"]
+    if method.tau > 0 and target_features is not None:
+        terms["dad_st"] = dad_st_loss(source.features, target_features.detach(), attention, method.attention_divergence)
+        total = total + method.tau * terms["dad_st"]
+    if not warmup:
+        with frozen(networks.student), batch_norm_statistics(networks.student, synthetic_statistics(method)):
+            student = networks.student(synthetic)
+        bounded: Callable[[Tensor], Tensor] = torch.log1p if method.discrepancy == "log" else torch.clone
+        terms |= transfer_terms(source, student, method)
+        total = total - method.alpha * bounded(terms["mae"])
+        if "dad_ss" in terms:
+            total = total - method.beta * bounded(terms["dad_ss"])
+    return terms | {"total": total}
+
+
+def transfer_terms(source: SegmenterOutput, student: SegmenterOutput, method: MethodConfig) -> Terms:
+    """Eq. 5 and 6 on one synthetic batch; DAD_ss only where beta asks for it."""
+    terms = {"mae": mae_loss(source.logits, student.logits)}
+    if method.beta > 0:
+        terms["dad_ss"] = dad_ss_loss(source.features, student.features, attention_settings(method))
+    return terms
+
+
+def student_transfer_terms(networks: Networks, latent: Tensor, method: MethodConfig) -> Terms:
+    """Eq. 12: alpha MAE + beta DAD_ss on a synthetic batch drawn anew; generator and source get no gradient."""
+    with torch.no_grad():
+        synthetic = networks.generator(latent)
+        source = networks.source(synthetic)
+    with batch_norm_statistics(networks.student, synthetic_statistics(method)):
+        student = networks.student(synthetic)
+    terms = transfer_terms(source, student, method)
+    total = method.alpha * terms["mae"]
+    if "dad_ss" in terms:
+        total = total + method.beta * terms["dad_ss"]
+    return terms | {"total": total}
+
+
+def max_square_term(
+    target: SegmenterOutput, ranked: RankedPatches, method: MethodConfig, size: tuple[int, int]
+) -> Tensor:
+    """Eq. 2 by the scale that the preset asks for: -scale x mean over pixels of sum p^2 (printed: scale 1)."""
+    if method.max_square_image_weighted:
+        return image_weighted_max_square(target.logits, size)
+    return 2 * method.max_square_scale * ranked.max_square
+
+
+def student_target_terms(
+    networks: Networks,
+    target: SegmenterOutput,
+    ranked: RankedPatches,
+    patches: Tensor | None,
+    method: MethodConfig,
+    size: tuple[int, int],
+) -> Terms:
+    """L_TAR + gamma L_ADV of Eq. 16, on the shared target pass; size (H, W)."""
+    terms = {"max_square": max_square_term(target, ranked, method, size)}
+    total = method.max_square_weight * terms["max_square"]
+    if patches is not None:
+        with frozen(networks.discriminator):
+            terms["adversarial"] = adversarial_loss(networks.discriminator, patches, ranked.easy)
+        total = total + method.gamma * terms["adversarial"]
+    return terms | {"total": total}
+
+
+def target_patches(target: SegmenterOutput, method: MethodConfig, size: tuple[int, int]) -> Tensor:
+    """The patches that D sees: (B, G*G, K, ph, pw), of softmax probabilities or, as Eq. 15 prints, of logits."""
+    maps = upsample(target.logits.float(), size)
+    if method.discriminator_input == "probabilities":
+        maps = maps.softmax(1)
+    return split_patches(maps, method.patch_grid)
+
+
+def adaptation_step(
+    networks: Networks,
+    updates: Updates,
+    images: Tensor,
+    latents: list[Tensor],
+    method: MethodConfig,
+    autocast: Callable,
+) -> dict[str, Tensor]:
+    """One alternation of generator, discriminator and student on target frames (B, 3, H, W), normalized.
+
+    latents: one (B, 256) for each generator update and one for the student. Returns the detached terms by name.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    logged: dict[str, Tensor] = {}
+
+    def note(stage: str, terms: Terms) -> Terms:
+        logged.update({f"{stage}/{name}": value.detach() for name, value in terms.items()})
+        return terms
+
+    with autocast():
+        target = target_forward(networks, images, method)
+
+    if uses_transfer(method):
+        for latent in latents[:-1]:
+            with autocast():
+                terms = note("generator", generator_terms(networks, latent, target.features, method))
+            updates.generator(terms["total"])
+
+    student_total = torch.zeros((), device=images.device)
+    if uses_target_loss(method):
+        with autocast():
+            ranked = rank_target(target.logits, grid=method.patch_grid, size=size)
+            patches = target_patches(target, method, size) if uses_ipsm(method) else None
+        if patches is not None:
+            with autocast():
+                bce = note("discriminator", {"bce": discriminator_loss(networks.discriminator, patches, ranked.easy)})
+            updates.discriminator(bce["bce"])
+        with autocast():
+            terms = note("student", student_target_terms(networks, target, ranked, patches, method, size))
+        student_total = student_total + terms["total"]
+
+    if uses_transfer(method):
+        with autocast():
+            terms = note("student", student_transfer_terms(networks, latents[-1], method))
+        student_total = student_total + terms["total"]
+    updates.student(student_total)
+    return logged | {"student/total": student_total.detach()}

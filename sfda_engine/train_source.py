@@ -1,0 +1,231 @@
+"""ENTRY `python -m sfda_engine.train_source`: the only reader of source labels. Cross-entropy, the paper's recipe."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import PolynomialLR
+
+from sfda_engine.build import make_accelerator, run_folder
+from sfda_engine.checkpoint import load_newest, save_checkpoint
+from sfda_engine.config import Config, EvaluateConfig, SourceConfig
+from sfda_engine.config_loader import parse_command, require_data, save_config
+from sfda_engine.data.classes import ClassSet, class_set, generic_classes
+from sfda_engine.data.datasets import open_source
+from sfda_engine.data.folder import IGNORE
+from sfda_engine.data.loaders import TrainingFrames, draw_loader
+from sfda_engine.entry import run_entry
+from sfda_engine.errors import UserError
+from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores
+from sfda_engine.files import write_json
+from sfda_engine.metrics import Metrics
+from sfda_engine.models import build_segmenter
+from sfda_engine.models.batch_norm import require_batch_norm
+from sfda_engine.models.preprocess import Normalization, Preprocess
+from sfda_engine.models.segmenter import upsample
+from sfda_engine.models.weights import WeightsInfo, save_weights
+from sfda_engine.progress import RunProgress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Position:
+    """Optimizer steps done; part of every checkpoint."""
+
+    step: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+
+def train_source(config: Config) -> Path:
+    """Train a segmenter on labelled source frames; returns the run folder with source.safetensors.
+
+    Raises UserError for bad input, TrainingError where the loss became NaN.
+    """
+    require_data(config, "source")
+    source = config.source
+    assert source is not None
+    info = describe_source(config, source)
+    images = open_source(source, num_classes=info.num_classes)
+    folder = run_folder(config)
+    accelerator = make_accelerator(config, folder)
+    accelerator.init_trackers("tensorboard")
+    if accelerator.is_main_process:
+        save_config(config, folder / "config.yaml")
+    set_seed(config.run.seed)
+    model = build_segmenter(info.arch, info.num_classes, info.feature_layer)
+    require_batch_norm(model, f"model.arch {info.arch}")
+    steps = config.run.steps or 0
+    if config.run.epochs is not None:
+        steps = math.ceil(config.run.epochs * len(images) / source.batch_size)
+    frames = TrainingFrames(
+        images,
+        size=source.size,
+        scale=source.scale,
+        flip=source.flip,
+        jitter=source.jitter,
+        seed=config.run.seed,
+    )
+    model = run_training(config, source, accelerator, model, info, frames, len(images), steps, folder)
+    if accelerator.is_main_process:
+        save_weights(folder / "source.safetensors", model, info)
+    validate(config, source, model, info, accelerator, folder)
+    accelerator.end_training()
+    return folder
+
+
+def describe_source(config: Config, source: SourceConfig) -> WeightsInfo:
+    """What the trained file will say of itself. Raises UserError where the classes or the network are not known."""
+    model = config.model
+    if model.arch is None:
+        raise UserError("no network to train: give --model.arch, for example streetnet or deeplabv3_resnet50")
+    name = model.classes or ("scenes" if source.dataset == "scenes" else None)
+    if name is None and model.num_classes is None:
+        raise UserError("the classes are unknown: give --model.classes (a named set) or --model.num_classes")
+    classes: ClassSet = class_set(name) if name else generic_classes(model.num_classes or 0)
+    if model.num_classes is not None and model.num_classes != len(classes.names):
+        raise UserError(
+            f"model.num_classes {model.num_classes} contradicts model.classes {name} ({len(classes.names)})"
+        )
+    stated = model.normalization
+    return WeightsInfo(
+        arch=model.arch,
+        num_classes=len(classes.names),
+        class_names=classes.names,
+        palette=classes.palette,
+        normalization=Normalization() if stated is None else Normalization(**vars(stated)),
+        exposure=model.exposure,
+        feature_layer=model.feature_layer,
+        size=source.size,
+        method="train_source",
+    )
+
+
+def run_training(
+    config: Config,
+    source: SourceConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    info: WeightsInfo,
+    frames: TrainingFrames,
+    count: int,
+    steps: int,
+    folder: Path,
+) -> nn.Module:
+    """SGD with Nesterov momentum and polynomial decay on the cross-entropy of upsampled logits."""
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=source.lr,
+        momentum=source.momentum,
+        weight_decay=source.weight_decay,
+        nesterov=True,
+    )
+    schedule = PolynomialLR(optimizer, total_iters=steps, power=config.method.poly_power)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    preprocess = Preprocess(info.normalization, config.model.exposure).to(accelerator.device)
+    position, run = Position(), config.run
+    accelerator.register_for_checkpointing(position, schedule)
+    metrics = Metrics(folder / "metrics.jsonl" if accelerator.is_main_process else None)
+    if run.resume and load_newest(accelerator, folder):
+        metrics.rewind(position.step)
+    loader = accelerator.prepare(
+        draw_loader(
+            frames,
+            count,
+            batch_size=source.batch_size,
+            seed=run.seed,
+            start=position.step,
+            stop=steps,
+            num_workers=source.num_workers,
+        )
+    )
+    model.train()
+    with RunProgress(enabled=accelerator.is_main_process) as progress:
+        progress.phase("source training", total=steps, completed=position.step)
+        since, seen = time.perf_counter(), 0
+        for batch in loader:
+            loss = segmentation_loss(model(preprocess(batch["image"])).logits, batch["label"])
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            metrics.add({"source/cross_entropy": loss.detach()})
+            position.step += 1
+            seen += source.batch_size
+            progress.advance()
+            last = position.step == steps
+            save = position.step % run.checkpoint_every == 0 or last
+            if position.step % run.log_every == 0 or save:
+                means = metrics.flush("source training", position.step)
+                means |= {
+                    "lr": float(schedule.get_last_lr()[0]),
+                    "images_per_second": seen / (time.perf_counter() - since),
+                }
+                metrics.write({"phase": "source", "step": position.step, "total_step": position.step} | means)
+                accelerator.log(means, step=position.step)
+                progress.status("source training", position.step, steps, means)
+                since, seen = time.perf_counter(), 0
+            if save:
+                save_checkpoint(accelerator, folder, position.step, keep_last=run.keep_last)
+    return accelerator.unwrap_model(model)
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy at the labels' size: logits (B, K, h, w), labels int64 (B, H, W) with 255 ignored."""
+    return functional.cross_entropy(
+        upsample(logits.float(), (labels.shape[-2], labels.shape[-1])), labels, ignore_index=IGNORE
+    )
+
+
+def validate(
+    config: Config,
+    source: SourceConfig,
+    model: nn.Module,
+    info: WeightsInfo,
+    accelerator: Accelerator,
+    folder: Path,
+) -> Evaluation | None:
+    """Score the model on the validation frames, where there are any, and write evaluation.json."""
+    if source.val_root is None and source.val_split is None:
+        return None
+    images = open_source(source, num_classes=info.num_classes, validate=True)
+    subset = config.evaluate.subset if isinstance(config.evaluate, EvaluateConfig) else None
+    result = evaluate_images(model, info, images, source.size, accelerator, subset)
+    if accelerator.is_main_process:
+        write_json(folder / "evaluation.json", as_json(result))
+        print_scores({"source model": result}, Console())
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and train."""
+    config = parse_command(
+        sys.argv[1:] if argv is None else argv,
+        prog="python -m sfda_engine.train_source",
+        description="Train a source segmentation model on labelled frames (cross-entropy, the paper's settings).",
+        default_config="demo_source",
+    )
+    folder = train_source(config)
+    Console().print(f"source model: {folder / 'source.safetensors'}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)

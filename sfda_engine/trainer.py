@@ -1,0 +1,271 @@
+"""The SFDA loop under Accelerate: BN warm start, generator warm-up, adaptation; logging, checkpoints, Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import PolynomialLR
+from torch.utils.data import DataLoader
+
+from sfda_engine.checkpoint import load_newest, save_checkpoint
+from sfda_engine.config import Config
+from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
+from sfda_engine.data.readers import Images
+from sfda_engine.errors import TrainingError
+from sfda_engine.metrics import Metrics
+from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum
+from sfda_engine.progress import RunProgress
+from sfda_engine.steps import (
+    Networks,
+    Update,
+    Updates,
+    adaptation_step,
+    generator_terms,
+    uses_transfer,
+)
+
+LATENT = 256
+
+
+@dataclass
+class Position:
+    """Where a run stands; part of every checkpoint."""
+
+    warmup: int = 0
+    adaptation: int = 0
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return self.warmup + self.adaptation
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"warmup": self.warmup, "adaptation": self.adaptation, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.warmup, self.adaptation, self.seconds = state["warmup"], state["adaptation"], state["seconds"]
+
+
+class Trainer:
+    """Runs the phases of one adaptation on prepared networks; `run` returns when the last step is done."""
+
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        networks: Networks,
+        preprocess: nn.Module,
+        target: Images,
+        run_folder: Path | None,
+    ) -> None:
+        self.config, self.accelerator, self.target, self.run_folder = config, accelerator, target, run_folder
+        self.preprocess = preprocess.to(accelerator.device)
+        self.steps = total_steps(config, len(target))
+        self.warmup_steps = warmup_steps(config)
+        self.position = Position()
+        self.networks, self.updates, self.schedule = self._prepare(networks)
+        accelerator.register_for_checkpointing(self.position, self.schedule)
+        self.metrics = Metrics(run_folder / "metrics.jsonl" if run_folder and accelerator.is_main_process else None)
+        self.interrupted = False
+
+    def _prepare(self, networks: Networks) -> tuple[Networks, Updates, PolynomialLR]:
+        method, accelerator = self.config.method, self.accelerator
+        student_optimizer = torch.optim.SGD(
+            networks.student.parameters(),
+            lr=method.lr,
+            momentum=method.momentum,
+            weight_decay=method.weight_decay,
+            nesterov=method.momentum > 0,
+        )
+        generator_optimizer = torch.optim.Adam(
+            networks.generator.parameters(), lr=method.generator_lr, betas=method.generator_betas
+        )
+        discriminator_optimizer = torch.optim.Adam(
+            networks.discriminator.parameters(), lr=method.discriminator_lr, betas=method.discriminator_betas
+        )
+        set_momentum(networks.student, method.bn_momentum)
+        prepared = accelerator.prepare(
+            networks.student,
+            networks.generator,
+            networks.discriminator,
+            student_optimizer,
+            generator_optimizer,
+            discriminator_optimizer,
+        )
+        student, generator, discriminator, for_student, for_generator, for_discriminator = prepared
+        # eval mode: no dropout in any pass of the student, so that MAE measures the models and not the noise;
+        # BatchNorm is governed pass by pass
+        student.eval()
+        source = networks.source.to(accelerator.device).eval().requires_grad_(False)
+        updates = Updates(
+            student=Update(accelerator, for_student),
+            generator=Update(accelerator, for_generator, method.clip_grad_norm),
+            discriminator=Update(accelerator, for_discriminator),
+        )
+        schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=method.poly_power)
+        return Networks(source, student, generator, discriminator), updates, schedule
+
+    def run(self) -> None:
+        """Warm-up and adaptation from wherever the newest checkpoint left off. Raises TrainingError on NaN."""
+        if self.config.run.resume and self.run_folder is not None and load_newest(self.accelerator, self.run_folder):
+            self.metrics.rewind(self.position.total)
+        with RunProgress(enabled=self.accelerator.is_main_process) as progress, self._catch_interrupts():
+            if self.position.warmup < self.warmup_steps:
+                self._phase(progress, "generator warm-up", "warmup", self.warmup_steps, self._warmup_step)
+            self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
+
+    def _phase(self, progress: RunProgress, title: str, counter: str, total: int, step: Any) -> None:
+        run, done = self.config.run, getattr(self.position, counter)
+        progress.phase(title, total=total, completed=done)
+        seen, since = 0, time.perf_counter()
+        for index, batches in self.batches(counter, done, total):
+            for images in batches:
+                with self.accelerator.accumulate(*self._trained()):
+                    self.metrics.add(step(index, images))
+                seen += len(images) * self.accelerator.num_processes
+            if counter == "adaptation":
+                self.schedule.step()
+            setattr(self.position, counter, index + 1)
+            progress.advance()
+            last = index + 1 == total or self.interrupted
+            save = self.position.total % run.checkpoint_every == 0 or last
+            if (index + 1) % run.log_every == 0 or save:
+                elapsed = time.perf_counter() - since
+                self._log(progress, title, counter, index + 1, total, seen / elapsed)
+                self.position.seconds += elapsed
+                if save:
+                    self.save()
+                seen, since = 0, time.perf_counter()
+            if self.interrupted:
+                raise KeyboardInterrupt
+
+    def batches(self, counter: str, start: int, stop: int) -> Iterator[tuple[int, list[Tensor]]]:
+        """Normalized batches of every step: `gradient_accumulation` of them, from draws that only the seed decides."""
+        run, target = self.config.run, self.config.target
+        repeat = run.gradient_accumulation
+        seed = mix_seeds(run.seed, 1 if counter == "warmup" else 2)
+        loader: DataLoader = self.accelerator.prepare(
+            draw_loader(
+                TargetFrames(self.target, size=target.size, flip=target.augment, seed=seed),
+                len(self.target),
+                batch_size=target.batch_size,
+                seed=seed,
+                start=start * repeat,
+                stop=stop * repeat,
+                num_workers=target.num_workers,
+            )
+        )
+        batches: list[Tensor] = []
+        index = start
+        for batch in loader:
+            batches.append(self.preprocess(batch["image"]))
+            if len(batches) == repeat:
+                yield index, batches
+                batches, index = [], index + 1
+
+    def _warmup_step(self, index: int, images: Tensor) -> dict[str, Tensor]:
+        networks, method = self.networks, self.config.method
+        with self.accelerator.autocast():
+            features = None
+            if method.tau > 0:
+                with torch.no_grad(), batch_norm_statistics(networks.student, "batch"):
+                    features = networks.student(images).features
+            terms = generator_terms(networks, self._latent(0, index, 0), features, method, warmup=True)
+        self.updates.generator(terms["total"])
+        return {f"generator/{name}": value.detach() for name, value in terms.items()}
+
+    def adapt_on(self, index: int, images: Tensor) -> dict[str, Tensor]:
+        latents = [self._latent(1, index, part) for part in range(self.config.method.generator_steps + 1)]
+        return adaptation_step(
+            self.networks, self.updates, images, latents, self.config.method, self.accelerator.autocast
+        )
+
+    def _latent(self, phase: int, step: int, part: int) -> Tensor:
+        """z ~ N(0, I) of Eq. 3: drawn for the global batch from (seed, phase, step, part), this process's share."""
+        generator = torch.Generator().manual_seed(mix_seeds(self.config.run.seed, 3, phase, step, part))
+        latent = torch.randn(self.config.target.batch_size, LATENT, generator=generator)
+        share = len(latent) // self.accelerator.num_processes
+        first = share * self.accelerator.process_index
+        return latent[first : first + share].to(self.accelerator.device)
+
+    @torch.no_grad()
+    def synthesize(self, count: int) -> Tensor:
+        """Synthetic images (count, 3, h, w) of the generator as it stands, for the report."""
+        return self.networks.generator(self._latent(2, 0, 0))[:count]
+
+    def _log(self, progress: RunProgress, title: str, counter: str, step: int, total: int, rate: float) -> None:
+        means = self.metrics.flush(title, step)
+        means |= {"lr": float(self.schedule.get_last_lr()[0]), "images_per_second": rate}
+        phase = "generator_warmup" if counter == "warmup" else "adaptation"
+        self.metrics.write({"phase": phase, "step": step, "total_step": self.position.total} | means)
+        self.accelerator.log({f"{phase}/{name}": value for name, value in means.items()}, step=self.position.total)
+        progress.status(title, step, total, means)
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the weights broke between two log steps. Raises TrainingError where they did."""
+        broken = [
+            name
+            for name, module in zip(("student", "generator", "discriminator"), self._trained(), strict=True)
+            if not all(bool(p.isfinite().all()) for p in module.parameters())
+        ]
+        if broken:
+            raise TrainingError(
+                f"weights of the {', '.join(broken)} are no longer finite; the last good checkpoint is kept"
+            )
+        if self.run_folder is not None:
+            save_checkpoint(self.accelerator, self.run_folder, self.position.total, keep_last=self.config.run.keep_last)
+
+    def _trained(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.networks.student, self.networks.generator, self.networks.discriminator
+
+    @contextmanager
+    def _catch_interrupts(self) -> Iterator[None]:
+        """Ctrl-C finishes the step and writes a checkpoint; a second one stops at once."""
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = {sig: signal.signal(sig, stop) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def total_steps(config: Config, frames: int) -> int:
+    """Adaptation steps: `run.steps`, or as many as `run.epochs` passes over the frames need."""
+    if config.run.epochs is None:
+        assert config.run.steps is not None
+        return config.run.steps
+    per_step = config.target.batch_size * config.run.gradient_accumulation
+    return max(1, math.ceil(config.run.epochs * frames / per_step))
+
+
+def warmup_steps(config: Config) -> int:
+    """Generator warm-up steps: none without a generator, none against a student that knows nothing yet."""
+    method = config.method
+    return method.warmup_steps if uses_transfer(method) and method.student_init == "source" else 0
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory: of the allocator on a GPU, resident size of the process on a CPU; MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
