@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
-from sfda_engine.build import load_segmenter, make_accelerator, run_folder
+from sfda_engine.build import fresh_segmenter, load_segmenter, make_accelerator, run_folder
 from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights, save_config
 from sfda_engine.data.datasets import check_label_folder, open_target
@@ -25,7 +26,6 @@ from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.evaluate import Evaluation, evaluate_model, print_scores
 from sfda_engine.files import write_json
-from sfda_engine.models import build_segmenter
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
@@ -71,7 +71,7 @@ def adapt(config: Config) -> Adaptation | None:
     folder = run_folder(config)
     if config.run.resume and (folder / "result.json").exists():
         log.warning("%s is finished; nothing to resume", folder)
-        return Adaptation(folder, {})
+        return Adaptation(folder, json.loads((folder / "result.json").read_text()))
     accelerator = make_accelerator(config, folder)
     accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
@@ -113,7 +113,7 @@ def make_trainer(
         if warm_started is not None and accelerator.is_main_process:
             save_weights(warm_started, student, describe_adapted(info, config))
     if method.student_init == "fresh":
-        student = build_segmenter(info.arch, info.num_classes, info.feature_layer)
+        student = fresh_segmenter(info, config.model)
     elif not method.bn_warm_start_passes:
         student = copy.deepcopy(source)
     synthetic = method.synthetic_size or (width // 2, height // 2)

@@ -9,13 +9,17 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 from sfda_engine.config import Config, ModelConfig
 from sfda_engine.config_loader import resolve_weights
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.errors import UserError
+from sfda_engine.models import build_segmenter
+from sfda_engine.models.backbone import load_backbone
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.weights import WeightsInfo, build_from_weights, read_weights
 
@@ -35,6 +39,14 @@ def load_segmenter(config: ModelConfig) -> tuple[nn.Module, WeightsInfo]:
     model, info = build_from_weights(path, config.arch, num_classes, config.feature_layer)
     foreign = read_weights(path)[1] is None
     return model, complete_info(info, config, classes, foreign=foreign)
+
+
+def fresh_segmenter(info: WeightsInfo, config: ModelConfig) -> nn.Module:
+    """A network of the described kind that knows nothing yet, but ImageNet where `config.backbone_weights` is given."""
+    model = build_segmenter(info.arch, info.num_classes, info.feature_layer)
+    if config.backbone_weights is not None:
+        load_backbone(model, config.backbone_weights)
+    return model
 
 
 def complete_info(info: WeightsInfo, config: ModelConfig, classes: ClassSet | None, *, foreign: bool) -> WeightsInfo:
@@ -70,6 +82,8 @@ def run_folder(config: Config) -> Path:
         else Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     )
     folder = folder.expanduser()
+    if config.run.resume and not named:
+        raise UserError("run.resume needs the run folder to continue: name it with --run.output FOLDER")
     if named and not config.run.resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"run.output {folder} exists and is not empty; name another folder, or add --run.resume true")
     try:
@@ -92,6 +106,10 @@ def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
     precision = stated or launched
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU (--run.mixed_precision bf16)")
+    if not dist.is_initialized():
+        # a second run in one process (Python API) may want another precision
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
     return Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=config.run.gradient_accumulation,

@@ -69,6 +69,8 @@ class ModelConfig:
     """Named class set: scenes, camvid or cityscapes. null = from the weights' metadata."""
     weights: str | None = None
     """Safetensors file or state dict; package:demo_source is the source model shipped for the demo."""
+    backbone_weights: str | None = None
+    """ImageNet weights (a torchvision classifier's file) for a network that starts fresh: train_source, student_init."""
     feature_layer: str | None = None
     """Module whose output is the encoder feature map F. null = the architecture's own choice."""
     normalization: NormalizationConfig | None = None

@@ -26,8 +26,8 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(f"training failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 130
     except Exception:
         traceback.print_exc()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import PolynomialLR
 
-from sfda_engine.build import make_accelerator, run_folder
+from sfda_engine.build import fresh_segmenter, make_accelerator, run_folder
 from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig
 from sfda_engine.config_loader import parse_command, require_data, save_config
@@ -31,7 +31,6 @@ from sfda_engine.errors import UserError
 from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores
 from sfda_engine.files import write_json
 from sfda_engine.metrics import Metrics
-from sfda_engine.models import build_segmenter
 from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import upsample
@@ -70,7 +69,7 @@ def train_source(config: Config) -> Path:
     if accelerator.is_main_process:
         save_config(config, folder / "config.yaml")
     set_seed(config.run.seed)
-    model = build_segmenter(info.arch, info.num_classes, info.feature_layer)
+    model = fresh_segmenter(info, config.model)
     require_batch_norm(model, f"model.arch {info.arch}")
     steps = config.run.steps or 0
     if config.run.epochs is not None:

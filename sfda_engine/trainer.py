@@ -6,6 +6,7 @@ import math
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,7 +151,7 @@ class Trainer:
                     self.save()
                 seen, since = 0, time.perf_counter()
             if self.interrupted:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(f"a checkpoint is in {self.run_folder}; add --run.resume true to go on")
 
     def batches(self, counter: str, start: int, stop: int) -> Iterator[tuple[int, list[Tensor]]]:
         """Normalized batches of every step: `gradient_accumulation` of them, from draws that only the seed decides."""
@@ -240,6 +241,9 @@ class Trainer:
                 raise KeyboardInterrupt
             self.interrupted = True
 
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {sig: signal.signal(sig, stop) for sig in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield

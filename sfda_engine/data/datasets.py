@@ -54,14 +54,16 @@ def open_target(config: TargetConfig) -> Images:
     """The unlabelled target frames. Raises UserError for a missing root, an empty folder or corrupt images."""
     if config.dataset == "scenes":
         return SceneImages(_domain(config.split), purpose="target", size=config.size, frames=config.frames)
-    return FolderImages(_root(config.root, "target"), limit=config.frames, max_corrupt_share=config.max_corrupt_share)
+    return FolderImages(
+        _folder(config.root, config.split, "target"), limit=config.frames, max_corrupt_share=config.max_corrupt_share
+    )
 
 
 def open_evaluate(config: EvaluateConfig, *, num_classes: int, size: tuple[int, int]) -> LabelledImages:
     """The labelled frames that `evaluate` scores; `size` (width, height) is what scenes are rendered at."""
     if config.dataset == "scenes":
         return SceneLabelled(_domain(config.split), purpose="evaluate", size=size, frames=config.frames)
-    return FolderLabelled(_root(config.root, "evaluate"), num_classes=num_classes, limit=config.frames)
+    return FolderLabelled(_folder(config.root, config.split, "evaluate"), num_classes=num_classes, limit=config.frames)
 
 
 def open_source(config: SourceConfig, *, num_classes: int, validate: bool = False) -> LabelledImages:
@@ -70,22 +72,22 @@ def open_source(config: SourceConfig, *, num_classes: int, validate: bool = Fals
         domain = _domain(config.val_split if validate else config.split)
         purpose = "validate" if validate else "source"
         return SceneLabelled(domain, purpose=purpose, size=config.size, frames=None if validate else config.frames)
-    root = config.val_root or config.root if validate else config.root
-    return FolderLabelled(_root(root, "source"), num_classes=num_classes, limit=config.frames)
+    root, split = (config.val_root or config.root, config.val_split) if validate else (config.root, config.split)
+    return FolderLabelled(_folder(root, split, "source"), num_classes=num_classes, limit=config.frames)
 
 
 def check_label_folder(config: EvaluateConfig) -> None:
     """Fail before a long run where `evaluate` could not work; looks at folder names only, opens nothing."""
     if config.dataset == "scenes":
         _domain(config.split)
-    elif not (Path(_root(config.root, "evaluate")).expanduser() / "labels").is_dir():
-        raise UserError(f"no folder labels/ under --evaluate.root {config.root}; leave evaluate out to run without")
+    elif not (labels := _folder(config.root, config.split, "evaluate") / "labels").is_dir():
+        raise UserError(f"there is no label folder {labels}; leave section evaluate out to run without labels")
 
 
-def _root(root: str | None, section: str) -> str:
+def _folder(root: str | None, split: str | None, section: str) -> Path:
     if root is None:
         raise UserError(f"{section}.root is not set; give the data folder with --{section}.root PATH")
-    return root
+    return Path(root).expanduser() / (split or "")
 
 
 def _domain(split: str | None) -> str:

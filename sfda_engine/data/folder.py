@@ -96,9 +96,9 @@ class FolderLabelled(FolderImages):
     def label(self, index: int) -> Image.Image:
         path = self.label_paths[index]
         label = decode_label(path)
-        values = np.unique(np.asarray(label))
-        wrong = [int(value) for value in values if value >= self.num_classes and value != IGNORE]
-        if wrong:
+        present = np.bincount(np.asarray(label).ravel(), minlength=256)
+        wrong = np.flatnonzero(present[self.num_classes : IGNORE]) + self.num_classes
+        if len(wrong):
             raise UserError(
                 f"label {path} holds the value {wrong[0]}, but the model has {self.num_classes} classes "
                 f"(train ids 0..{self.num_classes - 1}, {IGNORE} = ignore); map the labels to train ids"

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfda_engine.data.scene_layout import FAR, World
-from sfda_engine.data.scene_paint import BUILDING, ROAD, SIDEWALK, VEGETATION, Canvas
+from sfda_engine.data.scene_canvas import BUILDING, ROAD, SIDEWALK, VEGETATION, Canvas
 from sfda_engine.data.scene_style import Style
+from sfda_engine.data.scene_world import FAR, World
 
 Array = NDArray[np.float32]
 
@@ -78,8 +78,8 @@ def _ground(
     across = np.abs(s)
     road = across < world.road
     crossed = np.zeros(z.shape, bool)
-    for side, z0, z1 in world.side_streets:
-        crossed |= (s * side > 0) & (z > z0) & (z < z1)
+    for street in world.side_streets:
+        crossed |= (s * street.side > 0) & (z > street.z0) & (z < street.z1)
     road |= crossed
     coarse = tile[(s * 2).astype(np.int32) & 63, (z * 0.7).astype(np.int32) & 63]
     fine = tile[(s * 23).astype(np.int32) & 63, (z * 9).astype(np.int32) & 63]
@@ -92,8 +92,9 @@ def _ground(
     dash = (across < 0.09) & (_phase(z, 6) < 0.53)
     edge = np.abs(across - world.road + 2.1) < 0.06
     zebra = np.zeros(z.shape, bool)
-    for z0, z1 in world.crossings:
-        zebra |= (z > z0) & (z < z1) & (_phase(s, 1.1) < 0.5) & (across < world.road - 0.3)
+    if world.crossing:
+        z0, z1 = world.crossing
+        zebra = (z > z0) & (z < z1) & (_phase(s, 1.1) < 0.5) & (across < world.road - 0.3)
     paint = (dash | (edge & (world.walk > 2.8)) | zebra) & (road & ~crossed | zebra)
     color = np.asarray((style.paving, style.asphalt, (0.86, 0.86, 0.86)), np.float32)[np.where(paint, 2, road)]
     shadow = np.asarray(canvas.shadow).ravel()[pixels].astype(np.float32) * np.float32(0.55 / 255)
@@ -143,12 +144,12 @@ def _facades(out: Surfaces, canvas: Canvas, dx: Array, dy: Array, world: World, 
 
 
 def _wall_colors(world: World, style: Style) -> Array:
-    """Colors (6, F, 3) under this light: wall, window frame, awning, roof, glass with sky in it, lit glass."""
+    """Colors (6, F, 3) under this light: wall, window frame, awning, roof, glass mirroring sky, lit glass."""
     wall = np.asarray([f.color for f in world.facades], np.float32)
     accent = np.asarray([f.accent for f in world.facades], np.float32)
     facing = [max(0.0, f.normal[0] * world.sun[0] + f.normal[1] * world.sun[1]) for f in world.facades]
     light = style.light[0] + style.light[1] * np.asarray(facing, np.float32)[:, None]
-    roof = np.broadcast_to(np.float32((0.42, 0.25, 0.21)), wall.shape)
-    glass = np.broadcast_to(0.1 + 0.75 * np.float32(style.sky[1]), wall.shape)
-    lamp = np.broadcast_to(np.float32((1.5, 1.2, 0.7)), wall.shape)
+    roof = np.broadcast_to(np.asarray((0.42, 0.25, 0.21), np.float32), wall.shape)
+    glass = np.broadcast_to(0.1 + 0.75 * np.asarray(style.sky[1], np.float32), wall.shape)
+    lamp = np.broadcast_to(np.asarray((1.5, 1.2, 0.7), np.float32), wall.shape)
     return np.stack((wall * light, (0.35 + 0.6 * wall) * light, accent * light, roof * light, glass, lamp))

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from sfda_engine.data.scene_layout import Camera
-from sfda_engine.data.scene_paint import ROAD, SIDEWALK, SKY, Light
+from sfda_engine.data.scene_canvas import ROAD, SIDEWALK, SKY, Light
+from sfda_engine.data.scene_world import Camera
 
 Array = NDArray[np.float32]
 
@@ -50,7 +50,7 @@ def night(frame: Frame, rng: np.random.Generator) -> None:
     glowing = frame.emission[..., None]
     frame.color *= glowing + (1 - glowing) * light
     frame.color += _glow(frame)
-    frame.color *= np.float32((1.3, 1.26, 1.24))
+    frame.color *= _rgb(1.3, 1.26, 1.24)
     _noise(frame, rng, 0.028)
 
 
@@ -68,8 +68,8 @@ def rain(frame: Frame, rng: np.random.Generator) -> None:
 def city(frame: Frame, rng: np.random.Generator) -> None:
     """Warm haze under a low sun."""
     _airlight(frame, (0.92, 0.87, 0.80), 0.005)
-    frame.color *= np.float32((1.03, 1.0, 0.92)) * np.float32(rng.uniform(0.9, 1.05))
-    frame.color += np.float32((0.03, 0.02, 0.0))
+    frame.color *= _rgb(1.03, 1.0, 0.92) * np.float32(rng.uniform(0.9, 1.05))
+    frame.color += _rgb(0.03, 0.02, 0.0)
     _noise(frame, rng, 0.012)
 
 
@@ -81,7 +81,7 @@ def camera(frame: Frame, rng: np.random.Generator) -> None:
     height, width = frame.depth.shape
     v, u = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     color *= (1.1 - 0.32 * (u * u + v * v))[..., None]
-    frame.color = color * np.float32((0.74, 0.84, 0.72)) + np.float32((0.07, 0.09, 0.07))
+    frame.color = color * _rgb(0.74, 0.84, 0.72) + _rgb(0.07, 0.09, 0.07)
     _noise(frame, rng, 0.036)
     frame.color = _blocks(frame.color)
 
@@ -91,10 +91,14 @@ def to_bytes(color: Array) -> NDArray[np.uint8]:
     return (np.clip(color, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def _rgb(red: float, green: float, blue: float) -> Array:
+    return np.asarray((red, green, blue), np.float32)
+
+
 def _airlight(frame: Frame, color: tuple[float, float, float], beta: float) -> None:
     through = np.exp(frame.depth * np.float32(-beta))
     through[frame.label == SKY] = max(0.0, 1 - 25 * beta)
-    air = np.float32(color)
+    air = _rgb(*color)
     frame.color = air + (frame.color - air) * through[..., None]
 
 
@@ -110,13 +114,13 @@ def _lamplight(frame: Frame) -> Array:
     z = np.minimum(frame.depth, np.float32(120))
     x, y = dx * z, dy * z
     beam = 9 / (6 + z) * np.exp(-((dx / 0.35) ** 2) - ((dy + 0.06) / 0.16) ** 2) * (z < 60)
-    light = np.float32((0.17, 0.19, 0.28)) + beam[..., None] * np.float32((0.62, 0.60, 0.52))
+    light = _rgb(0.17, 0.19, 0.28) + beam[..., None] * _rgb(0.62, 0.60, 0.52)
     lamps = [lamp for lamp in frame.lights if lamp.place[1] > 4]
     warm = np.zeros_like(z)
     for lamp in sorted(lamps, key=lambda lamp: lamp.place[2])[:5]:
         s, high, far = lamp.place
         warm += 22 / (14 + (x - c.bend(s, far)) ** 2 + 0.35 * (y - high + c.above) ** 2 + (z - far) ** 2)
-    return light + warm[..., None] * np.float32((0.62, 0.44, 0.22))
+    return np.asarray(light + warm[..., None] * _rgb(0.62, 0.44, 0.22), np.float32)
 
 
 def _glow(frame: Frame) -> Array:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfda_engine.data import scene_weather as weather
+from sfda_engine.data.scene_canvas import Canvas
 from sfda_engine.data.scene_layout import lay_out, place_camera
-from sfda_engine.data.scene_paint import Canvas, paint
+from sfda_engine.data.scene_paint import paint
 from sfda_engine.data.scene_style import STYLES
 from sfda_engine.data.scene_surfaces import Surfaces, texture
 from sfda_engine.errors import UserError
@@ -71,7 +72,8 @@ def _reduce(surfaces: Surfaces, canvas: Canvas) -> weather.Frame:
     """Average the colors over 2x2 pixels; label and depth come from one pixel of the four."""
     k = SUPERSAMPLE
     height, width = surfaces.label.shape
-    color = sum(surfaces.color[i::k, j::k] for i in range(k) for j in range(k)) / np.float32(k * k)
+    parts = [surfaces.color[i::k, j::k] for i in range(k) for j in range(k)]
+    color = np.divide(sum(parts[1:], parts[0]), np.float32(k * k), dtype=np.float32)
     visible = [
         light
         for light in canvas.lights

@@ -1,0 +1,24 @@
+# Each target does all its own set-up on a fresh machine. VENV, PYTHON and MARK can be given.
+VENV ?= .venv
+PYTHON ?= python3
+MARK ?= not gpu
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint
+
+demo: $(STAMP)
+	$(BIN)/accelerate launch --num_processes 1 --mixed_precision no -m sfda_engine.adapt
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -m "$(MARK)"
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $(STAMP)
