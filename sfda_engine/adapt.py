@@ -16,15 +16,15 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
-from sfda_engine.build import fresh_segmenter, load_segmenter, make_accelerator, run_folder
+from sfda_engine.build import check_forward, fresh_segmenter, load_segmenter, make_accelerator, precision, run_folder
 from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights, save_config
-from sfda_engine.data.datasets import check_label_folder, open_target
+from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
-from sfda_engine.evaluate import Evaluation, evaluate_model, print_scores
+from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
 from sfda_engine.files import write_json
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
@@ -55,6 +55,7 @@ def adapt(config: Config) -> Adaptation | None:
     Labels are opened by `evaluate_all` alone, after the last step. Raises UserError for bad input, TrainingError
     where a term became NaN, KeyboardInterrupt after Ctrl-C (a checkpoint is written first).
     """
+    precision(config)
     require_data(config, "target", *(["evaluate"] if config.evaluate else []))
     for warning in literal_warnings(config.method):
         log.warning(warning)
@@ -63,6 +64,8 @@ def adapt(config: Config) -> Adaptation | None:
     target = open_target(config.target)
     if config.evaluate is not None:
         check_label_folder(config.evaluate)
+        check_subset(config.evaluate.subset, info.class_names)
+    check_forward(source, config.target.size)
     if config.run.dry_run:
         accelerator = make_accelerator(config, None)
         print_plan(config, make_trainer(config, accelerator, source, info, target, None), info)
@@ -178,8 +181,9 @@ def evaluate_all(
         load_state(shipped, read_weights(folder / f"{file}.safetensors")[0], file)
         models[name] = (shipped, adapted_info)
     size = config.target.size
+    images = open_evaluate(config.evaluate, num_classes=info.num_classes, size=size)
     return {
-        name: evaluate_model(model, described, config.evaluate, size, accelerator)
+        name: evaluate_images(model, described, images, size, accelerator, config.evaluate.subset)
         for name, (model, described) in models.items()
     }
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 
 from sfda_engine.config import Config, ModelConfig
@@ -35,9 +36,9 @@ def load_segmenter(config: ModelConfig) -> tuple[nn.Module, WeightsInfo]:
         raise UserError("no weights given; name the source model with --model.weights FILE")
     path = resolve_weights(config.weights)
     classes = class_set(config.classes) if config.classes else None
-    num_classes = config.num_classes or (len(classes.names) if classes else None)
-    model, info = build_from_weights(path, config.arch, num_classes, config.feature_layer)
     foreign = read_weights(path)[1] is None
+    num_classes = config.num_classes or (len(classes.names) if classes and foreign else None)
+    model, info = build_from_weights(path, config.arch, num_classes, config.feature_layer)
     return model, complete_info(info, config, classes, foreign=foreign)
 
 
@@ -70,6 +71,19 @@ def complete_info(info: WeightsInfo, config: ModelConfig, classes: ClassSet | No
     return info
 
 
+@torch.no_grad()
+def check_forward(model: nn.Module, size: tuple[int, int]) -> None:
+    """Run a model (put in eval mode) on one empty frame of `size` (width, height), before anything is written.
+
+    Raises UserError where it fails, as a user module may.
+    """
+    try:
+        model.eval()(torch.zeros(1, 3, size[1], size[0]))
+    except (RuntimeError, ValueError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"the network fails on a frame of {size[0]}x{size[1]} ({first}); try another size") from error
+
+
 def run_folder(config: Config) -> Path:
     """The folder of this run, created; a named one must be empty or absent unless `run.resume`.
 
@@ -95,24 +109,30 @@ def run_folder(config: Config) -> Path:
     return folder
 
 
-def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
-    """Accelerate owns device, precision, accumulation and tracking.
-
-    `run.mixed_precision` null takes what the launcher says. Raises UserError for fp16 on a CPU.
-    """
-    stated, launched = config.run.mixed_precision, os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if stated is not None and stated != launched and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        log.warning("run.mixed_precision %s wins over the launcher's %s", stated, launched)
-    precision = stated or launched
-    if precision == "fp16" and not torch.cuda.is_available():
+def precision(config: Config) -> str:
+    """`run.mixed_precision`, or what the launcher says where it is null. Raises UserError for fp16 on a CPU."""
+    chosen = config.run.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if chosen == "fp16" and not torch.cuda.is_available():
         raise UserError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU (--run.mixed_precision bf16)")
+    return chosen
+
+
+def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
+    """Accelerate owns device, precision, accumulation and tracking. Raises UserError as `precision` does."""
+    chosen = precision(config)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", chosen)
+    if chosen != launched:
+        log.warning("run.mixed_precision %s wins over the launcher's %s", chosen, launched)
     if not dist.is_initialized():
         # a second run in one process (Python API) may want another precision
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
     return Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_steps=config.run.gradient_accumulation,
+        mixed_precision=chosen,
+        # not with the loader: it has ended before the last step's first batch is used
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=config.run.gradient_accumulation, sync_with_dataloader=False
+        ),
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=config.run.log_with if folder is not None and config.run.log_with != "none" else None,
         project_dir=str(folder) if folder is not None else None,

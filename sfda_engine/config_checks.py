@@ -110,6 +110,16 @@ def _check_run(config: Config) -> None:
         raise UserError("run.steps and run.epochs are both null: give one of them, at least 1")
     side = min(target.size)
     _demand(method.patch_grid <= side, "method.patch_grid", method.patch_grid, f"at most {side}, a target side")
+    if method.alpha == method.beta == method.max_square_weight == 0 and (method.gamma == 0 or method.patch_grid == 1):
+        raise UserError(
+            "method.alpha, beta, max_square_weight and gamma leave the student without any loss: make one of them "
+            "positive (gamma needs method.patch_grid above 1)"
+        )
+    if method.student_init == "fresh" and method.target_bn == "running":
+        raise UserError(
+            "method.target_bn running needs method.student_init source: a fresh student's running statistics change "
+            "within a step, on synthetic images; set method.target_bn to batch"
+        )
     normalization = config.model.normalization
     if normalization is not None:
         white = normalization.value_range

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from sfda_engine.build import load_segmenter
+from sfda_engine.build import load_segmenter, make_accelerator
 from sfda_engine.config import Config, EvaluateConfig
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import open_evaluate
@@ -51,14 +51,19 @@ class Evaluation:
     frames: int
 
 
+def check_subset(subset: tuple[str, ...] | None, names: tuple[str, ...]) -> None:
+    """UserError where `subset` names something that is no class of the model."""
+    unknown = [name for name in subset or () if name not in names]
+    if unknown:
+        raise UserError(f"evaluate.subset names {unknown[0]!r}, which is no class of the model: {', '.join(names)}")
+
+
 def scores_of(confusion: Tensor, names: tuple[str, ...], subset: tuple[str, ...] | None = None) -> Scores:
     """Scores from confusion counts (K, K), rows = label, columns = prediction; means over labelled classes.
 
     `subset` names the classes that count towards the means. Raises UserError where it names an unknown one.
     """
-    unknown = [name for name in subset or () if name not in names]
-    if unknown:
-        raise UserError(f"evaluate.subset names {unknown[0]!r}, which is no class of the model: {', '.join(names)}")
+    check_subset(subset, names)
     counts = confusion.double()
     hits, labelled, predicted = counts.diag(), counts.sum(1), counts.sum(0)
     iou = 100 * hits / (labelled + predicted - hits).clamp_min(1)
@@ -163,10 +168,7 @@ def evaluate(config: Config) -> Evaluation:
     """Score `model.weights` on the frames of section `evaluate`; writes evaluation.json where run.output is named."""
     require_data(config, "evaluate")
     assert config.evaluate is not None
-    accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
-        dataloader_config=DataLoaderConfiguration(even_batches=True),
-    )
+    accelerator = make_accelerator(config, None)
     model, info = load_segmenter(config.model)
     result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)
     if accelerator.is_main_process and config.run.output is not None:

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import PolynomialLR
 
-from sfda_engine.build import fresh_segmenter, make_accelerator, run_folder
+from sfda_engine.build import check_forward, fresh_segmenter, make_accelerator, precision, run_folder
 from sfda_engine.checkpoint import load_newest, save_checkpoint
-from sfda_engine.config import Config, EvaluateConfig, SourceConfig
+from sfda_engine.config import Config, SourceConfig
 from sfda_engine.config_loader import parse_command, require_data, save_config
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.data.datasets import open_source
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.loaders import TrainingFrames, draw_loader
+from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores
@@ -58,19 +59,24 @@ def train_source(config: Config) -> Path:
 
     Raises UserError for bad input, TrainingError where the loss became NaN.
     """
+    precision(config)
     require_data(config, "source")
     source = config.source
     assert source is not None
     info = describe_source(config, source)
     images = open_source(source, num_classes=info.num_classes)
+    validation = None
+    if source.val_root is not None or source.val_split is not None:
+        validation = open_source(source, num_classes=info.num_classes, validate=True)
+    set_seed(config.run.seed)
+    model = fresh_segmenter(info, config.model)
+    require_batch_norm(model, f"model.arch {info.arch}")
+    check_forward(model, source.size)
     folder = run_folder(config)
     accelerator = make_accelerator(config, folder)
     accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
         save_config(config, folder / "config.yaml")
-    set_seed(config.run.seed)
-    model = fresh_segmenter(info, config.model)
-    require_batch_norm(model, f"model.arch {info.arch}")
     steps = config.run.steps or 0
     if config.run.epochs is not None:
         steps = math.ceil(config.run.epochs * len(images) / source.batch_size)
@@ -85,7 +91,8 @@ def train_source(config: Config) -> Path:
     model = run_training(config, source, accelerator, model, info, frames, len(images), steps, folder)
     if accelerator.is_main_process:
         save_weights(folder / "source.safetensors", model, info)
-    validate(config, source, model, info, accelerator, folder)
+    if validation is not None:
+        validate(config, validation, source.size, model, info, accelerator, folder)
     accelerator.end_training()
     return folder
 
@@ -195,18 +202,16 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def validate(
     config: Config,
-    source: SourceConfig,
+    images: LabelledImages,
+    size: tuple[int, int],
     model: nn.Module,
     info: WeightsInfo,
     accelerator: Accelerator,
     folder: Path,
-) -> Evaluation | None:
-    """Score the model on the validation frames, where there are any, and write evaluation.json."""
-    if source.val_root is None and source.val_split is None:
-        return None
-    images = open_source(source, num_classes=info.num_classes, validate=True)
-    subset = config.evaluate.subset if isinstance(config.evaluate, EvaluateConfig) else None
-    result = evaluate_images(model, info, images, source.size, accelerator, subset)
+) -> Evaluation:
+    """Score the model on the validation frames and write evaluation.json."""
+    subset = config.evaluate.subset if config.evaluate is not None else None
+    result = evaluate_images(model, info, images, size, accelerator, subset)
     if accelerator.is_main_process:
         write_json(folder / "evaluation.json", as_json(result))
         print_scores({"source model": result}, Console())

@@ -126,7 +126,10 @@ class Trainer:
         with RunProgress(enabled=self.accelerator.is_main_process) as progress, self._catch_interrupts():
             if self.position.warmup < self.warmup_steps:
                 self._phase(progress, "generator warm-up", "warmup", self.warmup_steps, self._warmup_step)
-            self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
+            if not self.interrupted:
+                self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
+        if self.interrupted:
+            raise KeyboardInterrupt(f"a checkpoint is in {self.run_folder}; add --run.resume true to go on")
 
     def _phase(self, progress: RunProgress, title: str, counter: str, total: int, step: Any) -> None:
         run, done = self.config.run, getattr(self.position, counter)
@@ -141,7 +144,8 @@ class Trainer:
                 self.schedule.step()
             setattr(self.position, counter, index + 1)
             progress.advance()
-            last = index + 1 == total or self.interrupted
+            stop = self.interrupted  # read once: Ctrl-C while this step is logged counts for the next one
+            last = index + 1 == total or stop
             save = self.position.total % run.checkpoint_every == 0 or last
             if (index + 1) % run.log_every == 0 or save:
                 elapsed = time.perf_counter() - since
@@ -150,8 +154,8 @@ class Trainer:
                 if save:
                     self.save()
                 seen, since = 0, time.perf_counter()
-            if self.interrupted:
-                raise KeyboardInterrupt(f"a checkpoint is in {self.run_folder}; add --run.resume true to go on")
+            if stop:
+                break
 
     def batches(self, counter: str, start: int, stop: int) -> Iterator[tuple[int, list[Tensor]]]:
         """Normalized batches of every step: `gradient_accumulation` of them, from draws that only the seed decides."""

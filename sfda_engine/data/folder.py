@@ -35,14 +35,14 @@ def list_images(root: str | Path, *, limit: int | None = None) -> list[Path]:
 def drop_corrupt(paths: list[Path], *, max_share: float) -> list[Path]:
     """Decode every file once and leave out the corrupt ones, each with a warning.
 
-    Raises UserError where more than `max_share` (0..1) of the files are corrupt.
+    Raises UserError where more than `max_share` (0..1) of the files are corrupt, or all of them.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         faults = list(pool.map(_fault, paths))
     bad = [(path, fault) for path, fault in zip(paths, faults, strict=True) if fault]
     for path, fault in bad:
         log.warning("skipped corrupt image %s (%s)", path, fault)
-    if len(bad) > max_share * len(paths):
+    if len(bad) > max_share * len(paths) or len(bad) == len(paths):
         named = ", ".join(str(path) for path, _ in bad[:3])
         raise UserError(
             f"{len(bad)} of {len(paths)} images cannot be decoded (at most {max_share:.0%} are tolerated), "

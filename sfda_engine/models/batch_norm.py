@@ -72,8 +72,10 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for layer in layers:
         layer.reset_running_stats()
     set_momentum(model, None)
-    with batch_norm_statistics(model, "update"):
-        for images in batches:
-            model(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    try:
+        with batch_norm_statistics(model, "update"):
+            for images in batches:
+                model(images)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -63,8 +63,9 @@ def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
     tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # Not save_file: it makes a file that only its owner can read, whatever the umask.
-        partial.write_bytes(save(tensors, metadata={"format": "pt", METADATA_KEY: json.dumps(asdict(info))}))
+        # Not save_file: it makes a file that only its owner can read, whatever the umask. One entry of metadata:
+        # safetensors writes several in random order, and equal models should make equal files.
+        partial.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(asdict(info))}))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -131,5 +131,5 @@ def _frame_stem(frames: Path, name: str) -> str:
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, format="PNG", optimize=True)
+    image.save(temporary, format="PNG")
     os.replace(temporary, path)

@@ -1,0 +1,115 @@
+"""The map of the code holds: imports point upwards only, and target labels have one reader."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sfda_engine
+
+ROOT = Path(__file__).parents[2]
+ENGINE, KERNELS = ROOT / "sfda_engine", ROOT / "kernels" / "sfda_kernels"
+
+# The reading order of sfda_engine/__init__.py, one row a rank. A module imports from earlier rows or its own.
+ORDER = [
+    {"errors", "files"},
+    {"config"},
+    {"config_schema", "presets", "config_checks"},
+    {"config_loader"},
+    {"data"},
+    {"models"},
+    {"attention", "ranking"},
+    {"losses"},
+    {"steps"},
+    {"metrics", "progress", "checkpoint"},
+    {"trainer"},
+    {"build"},
+    {"evaluate"},
+    {"results"},
+    {"report"},
+    {"dry_run"},
+    {"entry"},
+    {"adapt", "train_source"},
+    {"cli"},
+]
+ANYWHERE = {"entry"}  # how a command ends: every module that is a command closes with it
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+LABELLED = {"open_evaluate", "open_source", "FolderLabelled", "SceneLabelled"}
+LABEL_READERS = {"evaluate", "train_source", "adapt", "report/panels", "data/datasets", "data/folder"}
+
+
+def modules(package: Path) -> list[Path]:
+    return sorted(path for path in package.rglob("*.py") if path != ENGINE / "__init__.py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import in a file, those inside functions too; name is "" for `import module`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def unit(dotted: str) -> str:
+    """The part of the engine that a module belongs to: sfda_engine.data.folder -> data."""
+    return dotted.split(".")[1]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ENGINE).with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", modules(ENGINE), ids=name_of)
+def test_imports_point_upwards(path: Path) -> None:
+    own = name_of(path).split("/")[0]
+    for module, _ in imports(path):
+        if module.startswith("sfda_engine.") and unit(module) not in ANYWHERE:
+            assert RANK[unit(module)] <= RANK[own], f"{own} imports {module}, which comes after it"
+
+
+@pytest.mark.parametrize("rank", range(len(ORDER)))
+def test_neighbours_of_a_rank_do_not_import_each_other(rank: int) -> None:
+    for name in ORDER[rank]:
+        for path in modules(ENGINE):
+            if name_of(path).split("/")[0] == name:
+                used = {unit(module) for module, _ in imports(path) if module.startswith("sfda_engine.")}
+                assert not used & (ORDER[rank] - {name} - ANYWHERE), path
+
+
+def test_every_part_is_in_the_map_and_in_the_docstring() -> None:
+    parts = {name_of(path).split("/")[0] for path in modules(ENGINE)}
+    assert parts == set(RANK)
+    told = sfda_engine.__doc__ or ""
+    unmentioned = {part for part in parts if part not in told and not part.startswith("config_")}
+    assert unmentioned == {"dry_run", "entry", "cli"}  # the shell around the commands
+
+
+def test_kernels_know_nothing_of_the_engine() -> None:
+    assert modules(KERNELS)
+    for path in modules(KERNELS):
+        assert not [module for module, _ in imports(path) if module.split(".")[0].startswith("sfda_engine")]
+
+
+def test_labelled_data_has_few_readers() -> None:
+    readers = {name_of(path) for path in modules(ENGINE) if {name for _, name in imports(path)} & LABELLED}
+    assert readers <= LABEL_READERS
+    assert {"evaluate", "train_source"} <= readers
+
+
+@pytest.mark.parametrize("part", ["steps", "trainer", "losses", "ranking", "attention", "dry_run"])
+def test_adaptation_has_no_word_for_labels(part: str) -> None:
+    for path in modules(ENGINE):
+        if name_of(path).split("/")[0] == part:
+            names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+            names |= {name for _, name in imports(path)}
+            assert not names & (LABELLED | {"LabelledImages", "LabelledItem", "EvaluationFrames", "TrainingFrames"})
+
+
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in [*modules(ENGINE), *modules(KERNELS)]}
+    assert not {path: length for path, length in lengths.items() if length > 350}
