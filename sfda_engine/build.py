@@ -98,8 +98,20 @@ def run_folder(config: Config) -> Path:
     folder = folder.expanduser()
     if config.run.resume and not named:
         raise UserError("run.resume needs the run folder to continue: name it with --run.output FOLDER")
-    if named and not config.run.resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if named and not config.run.resume and _in_use(folder):
         raise UserError(f"run.output {folder} exists and is not empty; name another folder, or add --run.resume true")
+    return make_folder(folder)
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError:
+        return False  # make_folder says what is wrong with a place that may not be looked at
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `run.output`, with its parents, or raise UserError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

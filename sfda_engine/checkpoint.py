@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from sfda_engine.errors import UserError
 
 FOLDER = "checkpoints"
+MISFITS = (RuntimeError, ValueError, KeyError)
+DAMAGES = (OSError, EOFError, UnpicklingError, SafetensorError)
 
 
 def save_checkpoint(accelerator: Accelerator, run_folder: Path, step: int, *, keep_last: int) -> Path:
@@ -45,15 +49,15 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 def load_newest(accelerator: Accelerator, run_folder: Path) -> bool:
     """Load the newest complete checkpoint into what was prepared and registered; False where there is none.
 
-    Raises UserError where it does not fit, as when the configuration was changed between the two runs.
+    Raises UserError where it is damaged or does not fit, as when the configuration was changed between the two runs.
     """
     found = list_checkpoints(run_folder)
     if not found:
         return False
     try:
         accelerator.load_state(str(found[-1]))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        first = str(error).splitlines()[0]
+    except (*MISFITS, *DAMAGES) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"checkpoint {found[-1]} cannot be resumed ({first}); resume with the configuration that wrote it, "
             "or delete that checkpoint folder to go on from the one before"

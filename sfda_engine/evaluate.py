@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from sfda_engine.build import load_segmenter, make_accelerator
+from sfda_engine.build import check_forward, load_segmenter, make_accelerator, make_folder
 from sfda_engine.config import Config, EvaluateConfig
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import open_evaluate
@@ -170,9 +170,12 @@ def evaluate(config: Config) -> Evaluation:
     assert config.evaluate is not None
     accelerator = make_accelerator(config, None)
     model, info = load_segmenter(config.model)
+    check_subset(config.evaluate.subset, info.class_names)
+    check_forward(model, config.target.size)
+    output = make_folder(Path(config.run.output).expanduser()) if config.run.output is not None else None
     result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)
-    if accelerator.is_main_process and config.run.output is not None:
-        write_json(Path(config.run.output) / "evaluation.json", as_json(result))
+    if accelerator.is_main_process and output is not None:
+        write_json(output / "evaluation.json", as_json(result))
     return result
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sfda_engine.errors import TrainingError
+from sfda_engine.files import write_text
 
 
 class Metrics:
@@ -51,10 +52,11 @@ class Metrics:
         """Drop the lines past `total` steps (warm-up and adaptation): a resumed run writes them again."""
         if self.path is None or not self.path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["total_step"] <= total]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        kept = [line for line in read_metrics(self.path) if line["total_step"] <= total]
+        write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl, in order."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines of a metrics.jsonl, in order, but for a last one that a killed process left torn."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

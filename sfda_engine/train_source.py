@@ -149,7 +149,8 @@ def run_training(
     position, run = Position(), config.run
     accelerator.register_for_checkpointing(position, schedule)
     metrics = Metrics(folder / "metrics.jsonl" if accelerator.is_main_process else None)
-    if run.resume and load_newest(accelerator, folder):
+    if run.resume:
+        load_newest(accelerator, folder)
         metrics.rewind(position.step)
     loader = accelerator.prepare(
         draw_loader(

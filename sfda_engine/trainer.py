@@ -121,7 +121,8 @@ class Trainer:
 
     def run(self) -> None:
         """Warm-up and adaptation from wherever the newest checkpoint left off. Raises TrainingError on NaN."""
-        if self.config.run.resume and self.run_folder is not None and load_newest(self.accelerator, self.run_folder):
+        if self.config.run.resume and self.run_folder is not None:
+            load_newest(self.accelerator, self.run_folder)
             self.metrics.rewind(self.position.total)
         with RunProgress(enabled=self.accelerator.is_main_process) as progress, self._catch_interrupts():
             if self.position.warmup < self.warmup_steps:

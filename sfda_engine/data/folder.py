@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sfda_engine.data.images import IMAGE_SUFFIXES, decode_label, decode_rgb
+from sfda_engine.data.images import DECODING_ERRORS, IMAGE_SUFFIXES, decode_label, decode_rgb
 from sfda_engine.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def drop_corrupt(paths: list[Path], *, max_share: float) -> list[Path]:
 def _fault(path: Path) -> str:
     try:
         decode_rgb(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         return str(error) or type(error).__name__
     return ""
 
@@ -78,7 +78,7 @@ class FolderImages:
 class FolderLabelled(FolderImages):
     """Frames with labels of the same stem (`root/labels/<stem>.png`): train ids below `num_classes`, 255 ignored.
 
-    Raises UserError where the label folder or a label is missing, and from `label` where one has a wrong value.
+    Raises UserError where the label folder or a label is missing or a stem is not unique, and from `label` where one has a wrong value.
     """
 
     def __init__(self, root: str | Path, *, num_classes: int, limit: int | None = None) -> None:
@@ -87,8 +87,8 @@ class FolderLabelled(FolderImages):
         labels = Path(root).expanduser() / "labels"
         if not labels.is_dir():
             raise UserError(f"no label folder {labels}; evaluation needs labels/<stem>.png beside images/")
-        by_stem = {path.stem: path for path in labels.rglob("*.png")}
-        missing = [path.stem for path in self.paths if path.stem not in by_stem]
+        by_stem = _by_stem(sorted(labels.rglob("*.png")))
+        missing = [stem for stem in _by_stem(self.paths) if stem not in by_stem]
         if missing:
             raise UserError(f"{len(missing)} images have no label in {labels}, first: {missing[0]}.png")
         self.label_paths = [by_stem[path.stem] for path in self.paths]
@@ -104,3 +104,15 @@ class FolderLabelled(FolderImages):
                 f"(train ids 0..{self.num_classes - 1}, {IGNORE} = ignore); map the labels to train ids"
             )
         return label
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise UserError(
+                f"two files have the stem {path.stem}, {found[path.stem]} and {path}: frames and labels are paired "
+                "by their stems; rename one of them"
+            )
+        found[path.stem] = path
+    return found

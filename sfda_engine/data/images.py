@@ -12,12 +12,14 @@ from torchvision.transforms.v2 import functional as transforms
 from sfda_engine.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# what Pillow raises for a damaged file
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def decode_rgb(path: Path) -> Image.Image:
     """One file as 8-bit RGB: grey and palette images are expanded, alpha is dropped, 16 bits become 8.
 
-    Raises OSError (or a Pillow error derived from it, SyntaxError or ValueError) where the file is corrupt.
+    Raises one of DECODING_ERRORS where the file is corrupt.
     """
     with Image.open(path) as image:
         if image.mode.startswith("I"):
@@ -37,7 +39,7 @@ def decode_label(path: Path) -> Image.Image:
                     "Convert color-coded or 16-bit labels to train ids first."
                 )
             return Image.fromarray(np.asarray(image))
-    except OSError as error:
+    except DECODING_ERRORS as error:
         raise UserError(f"label {path} cannot be read ({error}); re-export it or remove the pair") from error
 
 

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images, LabelledImages
+from sfda_engine.errors import UserError
 
 
 class TargetItem(TypedDict):
@@ -70,7 +71,7 @@ class TargetFrames(Dataset[TargetItem]):
         draw, index = key
         image = to_float_tensor(resize(self.images.image(index), self.size))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seeds(self.seed, 1, draw))
+            torch.default_generator.manual_seed(mix_seeds(self.seed, 1, draw))  # the CPU's alone
             image = self.augment(image)
         return {"image": image, "name": self.images.name(index)}
 
@@ -109,10 +110,16 @@ class TrainingFrames(Dataset[LabelledItem]):
 
     def __getitem__(self, key: tuple[int, int]) -> LabelledItem:
         draw, index = key
-        image = tv_tensors.Image(transforms.pil_to_tensor(self.images.image(index)))
-        label = tv_tensors.Mask(transforms.pil_to_tensor(self.images.label(index))[0])
+        frame, truth = self.images.image(index), self.images.label(index)
+        if frame.size != truth.size:
+            raise UserError(
+                f"frame {self.images.name(index)} is {frame.width}x{frame.height}, its label {truth.width}x"
+                f"{truth.height}; training needs labels of the frames' size"
+            )
+        image = tv_tensors.Image(transforms.pil_to_tensor(frame))
+        label = tv_tensors.Mask(transforms.pil_to_tensor(truth)[0])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seeds(self.seed, 1, draw))
+            torch.default_generator.manual_seed(mix_seeds(self.seed, 1, draw))  # the CPU's alone
             image, label = self.augment(image, label)
         return {
             "image": image.as_subclass(Tensor),
@@ -144,4 +151,11 @@ def draw_loader(
 ) -> DataLoader:
     """Batches of `count` frames for steps `start` to `stop`, by `Draws`; `batch_size` is the global one."""
     sampler = Draws(count, seed=seed, start=start * batch_size, stop=stop * batch_size)
-    return DataLoader(frames, batch_size=batch_size, sampler=sampler, num_workers=num_workers, drop_last=True)
+    return DataLoader(
+        frames,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(seed),  # without one, every pass draws from the global one
+    )

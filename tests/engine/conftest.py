@@ -82,7 +82,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def toy_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder, on sys.path, of the user module `sfda_toy`: factories `segmenter`, `without_batch_norm`, `flat_features`."""
+    """Folder, on sys.path, of the user module `sfda_toy` with three factories."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "sfda_toy.py").write_text(TOY)
     sys.path.insert(0, str(folder))

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sfda_engine.adapt import main
+from sfda_engine.adapt import adapt, main
 from sfda_engine.config import Config
 from sfda_engine.entry import exit_code
+from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.weights import WeightsInfo, save_weights
 
@@ -196,8 +197,6 @@ def test_code_in_a_pickle_is_not_run(
 def test_corrupt_image_within_the_share_is_named_and_skipped(
     tiny: Callable[..., Config], night_frames: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, quick: None
 ) -> None:
-    from sfda_engine import adapt
-
     frames = tmp_path / "frames"
     frames.mkdir()
     for path in (night_frames / "images").iterdir():
@@ -206,6 +205,16 @@ def test_corrupt_image_within_the_share_is_named_and_skipped(
     done = adapt(tiny("--target.root", str(frames), "--target.max_corrupt_share", "0.2", "--run.steps", "1"))
     assert done is not None
     assert [record.levelname for record in caplog.records if "broken.png" in record.getMessage()] == ["WARNING"]
+
+
+def test_evaluate_refuses_an_output_it_cannot_write(
+    tiny_yaml: Path, night_frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--config", str(tiny_yaml), "--evaluate.root", str(night_frames)]
+    assert exit_code(evaluate_main, [*argv, *file_as_parent(tmp_path, tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: run.output ")
+    assert (printed.err.count("\n"), printed.out) == (1, "")
 
 
 def test_network_that_does_not_run_leaves_no_run_folder(

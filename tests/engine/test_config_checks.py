@@ -10,7 +10,7 @@ from sfda_engine.config import Config, MethodConfig
 from sfda_engine.config_checks import validate
 from sfda_engine.errors import UserError
 
-NO_TARGET_TERM_NOR_TRANSFER = {"alpha": 0.0, "beta": 0.0, "max_square_weight": 0.0}
+NO_TARGET_TERM_NOR_TRANSFER: dict[str, Any] = {"alpha": 0.0, "beta": 0.0, "max_square_weight": 0.0}
 
 
 @pytest.mark.parametrize("without_ipsm", [{"gamma": 0.0}, {"patch_grid": 1}])

@@ -17,9 +17,7 @@ from sfda_engine.errors import UserError
 from sfda_engine.metrics import read_metrics
 
 
-def test_bf16_run_is_finite_near_fp32_and_ships_fp32(
-    tiny: Callable[..., Config], tmp_path: Path, quick: None
-) -> None:
+def test_bf16_run_is_finite_near_fp32_and_ships_fp32(tiny: Callable[..., Config], tmp_path: Path, quick: None) -> None:
     lines = {}
     for precision in ("no", "bf16"):
         adapt(tiny("--run.mixed_precision", precision, "--run.output", str(tmp_path / precision)))

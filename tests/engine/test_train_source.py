@@ -92,7 +92,7 @@ def test_resumed_training_is_bit_equal(source_config: Path, source_weights: Path
         (["--model.arch", "sfda_toy:without_batch_norm"], "no BatchNorm layer"),
         (["--model.classes", "null"], "the classes are unknown"),
         (["--model.classes", "camvid", "--model.num_classes", "9"], "contradicts"),
-        (["--model.backbone_weights", "no.pth"], "no.pth"),
+        (["--model.backbone_weights", "no.pth"], "no encoder that ImageNet weights fit"),
         (["--source.batch_size", "1"], "source.batch_size is 1"),
         (["--source.scale", "[2, 1]"], "source.scale"),
     ],

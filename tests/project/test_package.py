@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import subprocess
 import sys
-import tomllib
 from importlib import import_module
 from importlib.metadata import entry_points, version
 from importlib.resources import files
@@ -17,6 +16,7 @@ import yaml
 from sfda_engine import cli
 from sfda_engine.results import versions
 
+tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("line", command_lines())
+@pytest.mark.parametrize("line", list(command_lines()))
 def test_command_parses(line: str, readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     matched = ENGINE_COMMAND.fullmatch(line)
     if matched is not None:
@@ -57,7 +58,7 @@ def test_command_parses(line: str, readers_folder: Path, capsys: pytest.CaptureF
         import_module(module).main([*argv, "--print_config"])
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    for option, value in zip(argv, argv[1:], strict=False):
+    for option, value in pairwise(argv):
         if option.startswith("--") and option != "--config":
             section, key = option.removeprefix("--").split(".")
             assert str(printed[section][key]) == value

@@ -110,7 +110,7 @@ def test_crop_and_flip_move_frame_and_label_together(along: str, channel: int, s
     for draw in range(30):
         item = frames[draw, 0]
         position = item["image"][channel] * 255 / step
-        assert (position - item["label"]).abs().max() <= 1  # bilinear against nearest: within a source pixel
+        assert (position - item["label"]).abs().max() <= 1.001  # bilinear against nearest: within a source pixel
         shown.add((int(item["label"].min()), int(item["label"].max())))
     assert len(shown) > 10
 
