@@ -8,7 +8,7 @@ The way of the data, in reading order; imports point upwards only:
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
     losses                 one term of the paper a file
     steps                  generator, discriminator and student step: the paper's stages as functions
-    metrics, progress, checkpoint, trainer   the loop under Accelerate
+    metrics, progress, checkpoint, interrupts, trainer   the loop under Accelerate
     build, evaluate        from configuration to networks; the only reader of target labels
     results, report        what a run leaves
     adapt, train_source    the commands

@@ -123,7 +123,7 @@ def make_trainer(
     networks = Networks(
         source=source,
         student=student,
-        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT),
+        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT, width=method.generator_width),
         discriminator=PatchDiscriminator(info.num_classes, method.patch_grid**2),
     )
     return Trainer(config, accelerator, networks, preprocess, target, folder)

@@ -70,7 +70,7 @@ class ModelConfig:
     weights: str | None = None
     """Safetensors file or state dict; package:demo_source is the source model shipped for the demo."""
     backbone_weights: str | None = None
-    """ImageNet weights (a torchvision classifier's file) for a network that starts fresh: train_source, student_init."""
+    """ImageNet weights (a torchvision classifier's file) for a network that starts fresh."""
     feature_layer: str | None = None
     """Module whose output is the encoder feature map F. null = the architecture's own choice."""
     normalization: NormalizationConfig | None = None
@@ -169,6 +169,8 @@ class MethodConfig:
     """Weight decay of the student."""
     poly_power: float = 0.9
     """Exponent of the learning rate's decay, (1 - step / steps) ** poly_power."""
+    generator_width: int = 64
+    """Channels of the generator's finest layers; half of it is enough for synthetic sides under 100 pixels."""
     generator_lr: float = 1e-3
     """Learning rate of the generator (Adam)."""
     generator_betas: tuple[float, float] = (0.5, 0.999)

@@ -38,6 +38,7 @@ AT_LEAST: dict[str, float] = {
     "method.synthetic_size": 16,
     "method.warmup_steps": 0,
     "method.generator_steps": 1,
+    "method.generator_width": 8,
     "method.weight_decay": 0,
     "method.poly_power": 0,
     "method.bn_warm_start_passes": 0,

@@ -92,11 +92,13 @@ def target_statistics(method: MethodConfig) -> Statistics:
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Let gradients pass through a module without computing those of its parameters."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def target_forward(networks: Networks, images: Tensor, method: MethodConfig) -> SegmenterOutput:
@@ -166,7 +168,7 @@ def max_square_term(
 ) -> Tensor:
     """Eq. 2 by the scale that the preset asks for: -scale x mean over pixels of sum p^2 (printed: scale 1)."""
     if method.max_square_image_weighted:
-        return image_weighted_max_square(target.logits, size)
+        return 2 * method.max_square_scale * image_weighted_max_square(target.logits, size)
     return 2 * method.max_square_scale * ranked.max_square
 
 
@@ -189,10 +191,16 @@ def student_target_terms(
 
 
 def target_patches(target: SegmenterOutput, method: MethodConfig, size: tuple[int, int]) -> Tensor:
-    """The patches that D sees: (B, G*G, K, ph, pw), of softmax probabilities or, as Eq. 15 prints, of logits."""
-    maps = upsample(target.logits.float(), size)
-    if method.discriminator_input == "probabilities":
-        maps = maps.softmax(1)
+    """The patches that D sees: (B, G*G, K, ph, pw), of softmax probabilities or, as Eq. 15 prints, of logits.
+
+    Differs from the paper: probabilities come at half the target's size where the head is no finer than that, since
+    upsampling them further adds cost (D was two thirds of a step) and no information.
+    """
+    logits = target.logits.float()
+    if method.discriminator_input == "logits":
+        return split_patches(upsample(logits, size), method.patch_grid)
+    height, width = (max(side // 2, own, method.patch_grid) for side, own in zip(size, logits.shape[-2:], strict=True))
+    maps = upsample(logits, (height, width)).softmax(1)
     return split_patches(maps, method.patch_grid)
 
 

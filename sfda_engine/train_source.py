@@ -31,6 +31,7 @@ from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores
 from sfda_engine.files import write_json
+from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.preprocess import Normalization, Preprocess
@@ -164,7 +165,7 @@ def run_training(
         )
     )
     model.train()
-    with RunProgress(enabled=accelerator.is_main_process) as progress:
+    with RunProgress(enabled=accelerator.is_main_process) as progress, Interrupts() as interrupts:
         progress.phase("source training", total=steps, completed=position.step)
         since, seen = time.perf_counter(), 0
         for batch in loader:
@@ -177,7 +178,8 @@ def run_training(
             position.step += 1
             seen += source.batch_size
             progress.advance()
-            last = position.step == steps
+            stop = interrupts.requested
+            last = position.step == steps or stop
             save = position.step % run.checkpoint_every == 0 or last
             if position.step % run.log_every == 0 or save:
                 means = metrics.flush("source training", position.step)
@@ -191,6 +193,8 @@ def run_training(
                 since, seen = time.perf_counter(), 0
             if save:
                 save_checkpoint(accelerator, folder, position.step, keep_last=run.keep_last)
+            if stop:
+                raise stopped(folder)
     return accelerator.unwrap_model(model)
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +22,7 @@ from sfda_engine.config import Config
 from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
 from sfda_engine.errors import TrainingError
+from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum
 from sfda_engine.progress import RunProgress
@@ -80,7 +77,7 @@ class Trainer:
         self.networks, self.updates, self.schedule = self._prepare(networks)
         accelerator.register_for_checkpointing(self.position, self.schedule)
         self.metrics = Metrics(run_folder / "metrics.jsonl" if run_folder and accelerator.is_main_process else None)
-        self.interrupted = False
+        self.interrupts = Interrupts()
 
     def _prepare(self, networks: Networks) -> tuple[Networks, Updates, PolynomialLR]:
         method, accelerator = self.config.method, self.accelerator
@@ -98,6 +95,8 @@ class Trainer:
             networks.discriminator.parameters(), lr=method.discriminator_lr, betas=method.discriminator_betas
         )
         set_momentum(networks.student, method.bn_momentum)
+        for network in (networks.source, networks.student, networks.generator, networks.discriminator):
+            network.to(memory_format=torch.channels_last)  # faster convolutions
         prepared = accelerator.prepare(
             networks.student,
             networks.generator,
@@ -124,13 +123,13 @@ class Trainer:
         if self.config.run.resume and self.run_folder is not None:
             load_newest(self.accelerator, self.run_folder)
             self.metrics.rewind(self.position.total)
-        with RunProgress(enabled=self.accelerator.is_main_process) as progress, self._catch_interrupts():
+        with RunProgress(enabled=self.accelerator.is_main_process) as progress, self.interrupts:
             if self.position.warmup < self.warmup_steps:
                 self._phase(progress, "generator warm-up", "warmup", self.warmup_steps, self._warmup_step)
-            if not self.interrupted:
+            if not self.interrupts.requested:
                 self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
-        if self.interrupted:
-            raise KeyboardInterrupt(f"a checkpoint is in {self.run_folder}; add --run.resume true to go on")
+        if self.interrupts.requested:
+            raise stopped(self.run_folder)
 
     def _phase(self, progress: RunProgress, title: str, counter: str, total: int, step: Any) -> None:
         run, done = self.config.run, getattr(self.position, counter)
@@ -145,7 +144,7 @@ class Trainer:
                 self.schedule.step()
             setattr(self.position, counter, index + 1)
             progress.advance()
-            stop = self.interrupted  # read once: Ctrl-C while this step is logged counts for the next one
+            stop = self.interrupts.requested  # read once: Ctrl-C while this step is logged counts for the next one
             last = index + 1 == total or stop
             save = self.position.total % run.checkpoint_every == 0 or last
             if (index + 1) % run.log_every == 0 or save:
@@ -177,7 +176,7 @@ class Trainer:
         batches: list[Tensor] = []
         index = start
         for batch in loader:
-            batches.append(self.preprocess(batch["image"]))
+            batches.append(self.preprocess(batch["image"]).contiguous(memory_format=torch.channels_last))
             if len(batches) == repeat:
                 yield index, batches
                 batches, index = [], index + 1
@@ -236,25 +235,6 @@ class Trainer:
 
     def _trained(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.networks.student, self.networks.generator, self.networks.discriminator
-
-    @contextmanager
-    def _catch_interrupts(self) -> Iterator[None]:
-        """Ctrl-C finishes the step and writes a checkpoint; a second one stops at once."""
-
-        def stop(signum: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {sig: signal.signal(sig, stop) for sig in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                signal.signal(sig, handler)
 
 
 def total_steps(config: Config, frames: int) -> int:

@@ -78,7 +78,8 @@ class FolderImages:
 class FolderLabelled(FolderImages):
     """Frames with labels of the same stem (`root/labels/<stem>.png`): train ids below `num_classes`, 255 ignored.
 
-    Raises UserError where the label folder or a label is missing or a stem is not unique, and from `label` where one has a wrong value.
+    Raises UserError where the label folder or a label is missing or a stem is not unique, and from `label` where
+    one has a wrong value.
     """
 
     def __init__(self, root: str | Path, *, num_classes: int, limit: int | None = None) -> None:

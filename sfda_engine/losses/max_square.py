@@ -12,9 +12,10 @@ def image_weighted_max_square(logits: Tensor, size: tuple[int, int], *, ratio: f
     """-1/2 sum of w p^2 with image-wise class weights: rare classes of an image count more. Scalar.
 
     logits (B, K, h, w), upsampled to `size`. Pixels of class c (by argmax) weigh 1 / (n_c^ratio n^(1 - ratio)), n_c
-    of the n pixels of that image; the sum is divided by B K (Eq. 7 of the MaxSquare paper and its code).
+    of the n pixels of that image; the sum is divided by B K, as in MaxSquare's image-wise weighting, and halved
+    as our plain loss is. At one weight it is about K times weaker than the plain loss.
     """
-    probabilities = upsample(logits, size).float().softmax(1)
+    probabilities = upsample(logits.float(), size).softmax(1)
     batch, classes = probabilities.shape[:2]
     with torch.no_grad():
         predicted = probabilities.argmax(1)

@@ -131,7 +131,7 @@ def cut(path: Path) -> None:
 
 
 def garble(path: Path) -> None:
-    path.write_bytes(b"\x80" + bytes(range(200)))
+    path.write_bytes(b"\x80\x02" + bytes(range(200)))
 
 
 def empty(path: Path) -> None:

@@ -57,6 +57,8 @@ class Frames:
 class Lookup(nn.Module):
     """Logits of the frame whose index is the gray value of the image."""
 
+    table: Tensor
+
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.register_buffer("table", logits)
@@ -119,7 +121,10 @@ def test_scores_are_those_counted_by_hand(count: int) -> None:
     result = run(Lookup(torch.tensor(logits, dtype=torch.float32)), labels)
     width, height = SIZE
     own = [(label, predict(one, *label.shape)) for label, one in zip(labels, logits, strict=True)]
-    small = [(nearest(label, height, width), predict(one, height, width)) for (label, _), one in zip(own, logits)]
+    small = [
+        (nearest(label, height, width), predict(one, height, width))
+        for (label, _), one in zip(own, logits, strict=True)
+    ]
     assert result.frames == count
     for scores, pairs in ((result.own_size, own), (result.training_size, small)):
         iou, miou, accuracy, mean_accuracy = oracle(pairs)

@@ -24,7 +24,7 @@ ORDER = [
     {"attention", "ranking"},
     {"losses"},
     {"steps"},
-    {"metrics", "progress", "checkpoint"},
+    {"metrics", "progress", "checkpoint", "interrupts"},
     {"trainer"},
     {"build"},
     {"evaluate"},
