@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sfda_engine.config import MethodConfig
-from sfda_engine.losses.adversarial import discriminator_loss
+from sfda_engine.losses.adversarial import discriminator_loss, split_patches
 from sfda_engine.presets import PRESETS
 from sfda_engine.ranking import rank_target
 from sfda_engine.steps import (
@@ -135,12 +136,16 @@ def test_max_square_has_the_scale_of_the_preset(networks: Networks, images: Tens
     torch.testing.assert_close(max_square_term(target, ranked, literal, TARGET), -mean)
 
 
-def test_the_discriminator_sees_probabilities_or_logits(networks: Networks, images: Tensor) -> None:
+def test_the_discriminator_sees_probabilities_at_half_size_or_logits_in_full(
+    networks: Networks, images: Tensor
+) -> None:
     target = networks.student(images)
     probabilities = target_patches(target, METHOD, TARGET)
-    torch.testing.assert_close(probabilities.sum(2), torch.ones_like(probabilities.sum(2)))
+    half = functional.interpolate(target.logits, (TARGET[0] // 2, TARGET[1] // 2), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(probabilities, split_patches(half.softmax(1), METHOD.patch_grid))
     logits = target_patches(target, replace(METHOD, discriminator_input="logits"), TARGET)
-    torch.testing.assert_close(logits.softmax(2), probabilities)
+    full = functional.interpolate(target.logits, TARGET, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(logits, split_patches(full, METHOD.patch_grid))
 
 
 def test_each_stage_gives_gradients_to_its_own_network_alone(
