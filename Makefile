@@ -5,6 +5,9 @@ MARK ?= not gpu
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# torch's CPU threads spin while they wait for each other, which on a shared machine can cost a run tenfold
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test lint
 
 demo: $(STAMP)
