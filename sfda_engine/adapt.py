@@ -105,7 +105,8 @@ def make_trainer(
     """Networks, BN warm start and the trainer around them. `folder` None writes nothing (dry run)."""
     set_seed(config.run.seed)
     source = source.to(accelerator.device)
-    preprocess = Preprocess(info.normalization, describe_adapted(info, config).exposure).to(accelerator.device)
+    adapted_info = describe_adapted(info, config)
+    preprocess = Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device)
     method, (width, height) = config.method, config.target.size
     student = copy.deepcopy(source)
     warm_started = folder / "bn_warm_start.safetensors" if folder else None
@@ -114,7 +115,7 @@ def make_trainer(
     elif folder is not None or method.bn_warm_start_passes:
         bn_warm_start(student, preprocess, target, config, accelerator)
         if warm_started is not None and accelerator.is_main_process:
-            save_weights(warm_started, student, describe_adapted(info, config))
+            save_weights(warm_started, student, adapted_info)
     if method.student_init == "fresh":
         student = fresh_segmenter(info, config.model)
     elif not method.bn_warm_start_passes:
@@ -176,9 +177,9 @@ def evaluate_all(
     if config.evaluate is None:
         return {}
     models = {"source": (source, info)}
-    for name, file in {"bn_warm_start": "bn_warm_start", "adapted": "adapted", "last": "last"}.items():
+    for name in ("bn_warm_start", "adapted", "last"):
         shipped = copy.deepcopy(student)
-        load_state(shipped, read_weights(folder / f"{file}.safetensors")[0], file)
+        load_state(shipped, read_weights(folder / f"{name}.safetensors")[0], name)
         models[name] = (shipped, adapted_info)
     size = config.target.size
     images = open_evaluate(config.evaluate, num_classes=info.num_classes, size=size)

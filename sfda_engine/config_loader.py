@@ -7,7 +7,6 @@ table by the fields' types: so YAML and the command line accept the same values 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
@@ -22,6 +21,7 @@ from sfda_engine.config import Config
 from sfda_engine.config_checks import validate
 from sfda_engine.config_schema import KEYS, SECTIONS, describe, nearest
 from sfda_engine.errors import UserError
+from sfda_engine.files import write_text
 from sfda_engine.presets import PRESETS
 
 PACKAGE = Path(__file__).parent
@@ -76,10 +76,7 @@ def to_yaml(config: Config) -> str:
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write `to_yaml(config)` to `path`, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(to_yaml(config), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(Path(path), to_yaml(config))
 
 
 def resolve_weights(weights: str | None) -> Path:
