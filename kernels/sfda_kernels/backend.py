@@ -1,0 +1,68 @@
+"""Which code runs an operator: the reference in plain torch, or its hand-written kernels."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Backend = Literal["auto", "torch", "triton"]
+Resolved = Literal["torch", "triton"]
+
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def interpreted() -> bool:
+    """Whether triton's interpreter runs kernels on the CPU; read by triton when a kernel is defined."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether triton can be imported; looking for it does not import it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def resolve_backend(backend: Backend, operator: str, *tensors: Tensor) -> Resolved:
+    """Decide once, before an operator runs, whether `tensors` go to the reference or to the kernels.
+
+    "auto" takes the kernels for CUDA tensors of fp32, fp16 or bf16 where triton is there, the reference elsewhere,
+    and logs the reason once. "torch" is the reference. "triton" insists. Raises ValueError for another name, and
+    where "triton" cannot be had: no triton, CPU tensors without TRITON_INTERPRET=1, float64.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend must be auto, torch or triton, not {backend!r}")
+    if backend == "torch":
+        return "torch"
+    obstacle = _obstacle(tensors)
+    if backend == "triton":
+        if obstacle is not None and not (interpreted() and obstacle.startswith("CPU")):
+            raise ValueError(f"{operator}: backend='triton' cannot run here: {obstacle}")
+        return "triton"
+    if obstacle is not None:
+        _log_once(operator, obstacle)
+        return "torch"
+    return "triton"
+
+
+def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+    if not has_triton():
+        return "triton is not installed"
+    for tensor in tensors:
+        if tensor.dtype not in KERNEL_DTYPES:
+            return f"{tensor.dtype} has no kernel (fp32, fp16 and bf16 have)"
+    if not all(tensor.is_cuda for tensor in tensors):
+        return "CPU tensors need TRITON_INTERPRET=1, set before sfda_kernels is imported"
+    return None
+
+
+@functools.cache
+def _log_once(operator: str, reason: str) -> None:
+    log.info("%s runs the torch reference: %s", operator, reason)
