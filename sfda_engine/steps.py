@@ -1,5 +1,7 @@
-"""One adaptation step, in the paper's order: target forward, generator (Eq. 11), discriminator (Eq. 15), student
-(Eq. 12 and 16). Every stage is a function from networks and inputs to named loss terms; `Update` descends on one.
+"""One adaptation step: target forward, discriminator (Eq. 15), the student's target terms (Eq. 2, 16), generator
+(Eq. 11), the student's transfer terms (Eq. 12). Every stage is a function from networks and inputs to named loss terms;
+`Update` descends on them. No update but the last moves the student, so the order is free, and this one lets go of the
+target pass, by far the largest, before the generator's begins.
 
 Shapes: B batch, K classes, H/W target size, h/w synthetic size, G patch grid.
 """
@@ -40,14 +42,22 @@ class Networks:
 
 @dataclass(frozen=True)
 class Update:
-    """Descend on a loss: backward, clip where asked, optimizer step. Honors gradient accumulation."""
+    """Descend on a loss, or on the sum of several: `backward` each, then `step`. Honors gradient accumulation."""
 
     accelerator: Accelerator
     optimizer: AcceleratedOptimizer
     clip_grad_norm: float | None = None
 
     def __call__(self, loss: Tensor) -> None:
+        self.backward(loss)
+        self.step()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss, and free its graph."""
         self.accelerator.backward(loss)
+
+    def step(self) -> None:
+        """Clip where asked, move the weights, forget the gradients."""
         if self.clip_grad_norm is not None and self.accelerator.sync_gradients:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             self.accelerator.clip_grad_norm_(parameters, self.clip_grad_norm)
@@ -226,12 +236,6 @@ def adaptation_step(
     with autocast():
         target = target_forward(networks, images, method)
 
-    if uses_transfer(method):
-        for latent in latents[:-1]:
-            with autocast():
-                terms = note("generator", generator_terms(networks, latent, target.features, method))
-            updates.generator(terms["total"])
-
     student_total = torch.zeros((), device=images.device)
     if uses_target_loss(method):
         with autocast():
@@ -243,11 +247,22 @@ def adaptation_step(
             updates.discriminator(bce["bce"])
         with autocast():
             terms = note("student", student_target_terms(networks, target, ranked, patches, method, size))
-        student_total = student_total + terms["total"]
+        updates.student.backward(terms["total"])
+        student_total = student_total + terms["total"].detach()
+        del ranked, patches
+
+    target_features = target.features.detach()
+    del target  # and with it the graph of the target pass
 
     if uses_transfer(method):
+        for latent in latents[:-1]:
+            with autocast():
+                terms = note("generator", generator_terms(networks, latent, target_features, method))
+            updates.generator(terms["total"])
         with autocast():
             terms = note("student", student_transfer_terms(networks, latents[-1], method))
-        student_total = student_total + terms["total"]
-    updates.student(student_total)
-    return logged | {"student/total": student_total.detach()}
+        updates.student.backward(terms["total"])
+        student_total = student_total + terms["total"].detach()
+
+    updates.student.step()
+    return logged | {"student/total": student_total}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfda_engine import steps
 from sfda_engine.config import MethodConfig
 from sfda_engine.models.batch_norm import batch_norm_statistics
 from sfda_engine.presets import PRESETS
@@ -177,3 +179,20 @@ def test_a_fresh_student_writes_synthetic_statistics_and_no_target_ones(
     counts = [written(networks)[name] - before[name] for name in before if name.endswith("num_batches_tracked")]
     assert counts == [3, 3]  # two generator steps and the student's own
     assert not torch.equal(written(networks)["encoder.1.running_mean"], before["encoder.1.running_mean"])
+
+
+def test_the_target_pass_is_let_go_before_the_generators_begins(
+    step: Step, networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits: list[weakref.ref[Tensor]] = []
+    alive_at_generator: list[bool] = []
+
+    def watched(*arguments: Any) -> Any:
+        target = target_forward(*arguments)
+        logits.append(weakref.ref(target.logits))
+        return target
+
+    monkeypatch.setattr(steps, "target_forward", watched)
+    networks.generator.register_forward_pre_hook(lambda *_: alive_at_generator.append(logits[0]() is not None))
+    step(METHOD)
+    assert alive_at_generator == [False, False]
