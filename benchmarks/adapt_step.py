@@ -1,0 +1,213 @@
+"""python -m benchmarks.adapt_step: the whole adaptation step, the engine against a plain transcription of the paper.
+
+First the engine's losses must equal the naive ones, step by step from the same state; then times in turns, images a
+second, peak memory (each in a process of its own on a CPU), and where the time goes, by phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
+from benchmarks.phases import engine_phases, profile_steps
+from benchmarks.plot import plot
+from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
+from benchmarks.step_setting import Prepared, Setting, device, follow, prepare
+
+TOLERANCE = {"no": 1e-3, "bf16": 5e-2}
+"""Largest relative difference of a loss term in a step from the same state; bf16 rounds every activation."""
+AFTER_GENERATOR = ("student/mae", "student/dad_ss", "student/total")
+AFTER_TOLERANCE = {"no": 2e-2, "bf16": 2e-1}
+"""The same for terms on images of the updated generator: Adam makes a whole step of the sign of a gradient that is
+nothing but rounding, and L_MAE of a deep network sees it."""
+COMPARED_STEPS = 3
+MEMORY_STEPS = 3
+
+
+def settings(base: Setting, *, quick: bool) -> list[Setting]:
+    """What is compared, each precision's naive step first."""
+    naive = dataclasses.replace(base, provider="naive")
+    engine = dataclasses.replace(base, provider="engine")
+    shared = dataclasses.replace(base, provider="engine, shared forward")
+    if device().type == "cpu" or quick:
+        return [naive, engine, shared]
+    found = []
+    for precision in ("no", "bf16"):
+        plain = dataclasses.replace(engine, backend="torch")
+        variants = [naive, plain, engine, dataclasses.replace(engine, compiled=True), shared]
+        found += [dataclasses.replace(variant, precision=precision) for variant in variants]
+    return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest relative difference of the terms that do not depend on the generator's update, and of those that do."""
+
+    before: float = 0.0
+    after: float = 0.0
+
+    def is_right(self, precision: str) -> bool:
+        """Whether it is rounding."""
+        return self.before <= TOLERANCE[precision] and self.after <= AFTER_TOLERANCE[precision]
+
+
+def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Difference:
+    """Of the terms of one step; infinite where names differ or a term is NaN."""
+    if ours.keys() != theirs.keys():
+        return Difference(float("inf"), float("inf"))
+    worst = {True: 0.0, False: 0.0}
+    for name, truth in theirs.items():
+        relative = float((ours[name].double() - truth.double()).abs() / truth.double().abs().clamp_min(1e-6))
+        after = name in AFTER_GENERATOR
+        worst[after] = max(worst[after], relative if relative == relative else float("inf"))
+    return Difference(worst[False], worst[True])
+
+
+def compare_steps(engine: Setting, steps: int) -> Difference:
+    """Run naive and engine from one state, put the naive one back on the engine's after each step; the worst."""
+    ours, theirs = prepare(engine), prepare(dataclasses.replace(engine, provider="naive"))
+    worst = Difference()
+    for _ in range(steps):
+        follow(theirs, ours)
+        found = difference(ours.step(), theirs.step())
+        worst = Difference(max(worst.before, found.before), max(worst.after, found.after))
+    return worst
+
+
+def build_steps(setting: Setting, steps: int) -> Timed:
+    """`steps` steps as one call, from names alone, in whatever process asks."""
+    prepared = prepare(setting)
+
+    def run(_: Any) -> None:
+        for _ in range(steps):
+            prepared.step()
+
+    return Timed(run)
+
+
+def phases_of(prepared: Prepared, steps: int) -> tuple[dict[str, float], str]:
+    """Milliseconds a step by phase, and the profiler's operator table."""
+    if prepared.updates is None:
+        return profile_steps(prepared.step, steps=steps, device=device())
+    plain = prepared.updates
+    with engine_phases(prepared.networks, plain) as prepared.updates:
+        found = profile_steps(prepared.step, steps=steps, device=device())
+    prepared.updates = plain
+    return found
+
+
+def row_of(setting: Setting, found: Difference | None) -> Row:
+    """What is known of a setting before it is timed."""
+    width, height = setting.size
+    return Row(
+        op="adapt_step",
+        provider=setting.name,
+        direction="step",
+        shape=f"{setting.arch} {width}x{height} B={setting.batch}",
+        dtype={"no": "fp32"}.get(setting.precision, setting.precision),
+        max_error=max(found.before, found.after) if found else None,
+    )
+
+
+def measure(found: list[Setting], *, seconds: float, memory: bool, steps: int) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of all settings of one case, and the phases of those that were right."""
+    # the shared forward has other samples than naive, hence nothing to be compared with
+    errors = {s: compare_steps(s, steps) if s.provider == "engine" else None for s in found}
+    right = [s for s in found if (error := errors[s]) is None or error.is_right(s.precision)]
+    prepared = {f"{s.name} {s.precision}": prepare(s) for s in right}
+    times = time_in_turns(
+        {name: Timed(lambda _, p=p: p.step()) for name, p in prepared.items()}, device(), seconds=seconds, warmup=3
+    )
+    profiles = {name: phases_of(p, 3) for name, p in prepared.items() if not name.startswith("engine, ")}
+    del prepared
+    gc.collect()
+    rows = []
+    for setting in found:
+        row = row_of(setting, errors[setting])
+        if setting not in right:
+            rows.append(stamp(dataclasses.replace(row, note="wrong: losses differ from naive's, not timed")))
+            continue
+        peak = peak_memory_mb(build_steps, setting, MEMORY_STEPS, device=device()) if memory else None
+        rows.append(stamp(timed_row(row, setting, times[f"{setting.name} {setting.precision}"], peak)))
+    return rows, profiles
+
+
+def timed_row(row: Row, setting: Setting, times: Quantiles, peak: float | None) -> Row:
+    return dataclasses.replace(
+        row,
+        p20_ms=times.p20,
+        p50_ms=times.p50,
+        p80_ms=times.p80,
+        peak_memory_mb=peak,
+        images_per_second=setting.batch * 1e3 / times.p50,
+        note="other samples than the paper's schedule" if setting.provider == "engine, shared forward" else "",
+    )
+
+
+def ratios(rows: list[Row]) -> list[str]:
+    """One line for each timed row: speed and memory against the naive step of its precision."""
+    naive = {row.dtype: row for row in rows if row.provider == "naive"}
+    lines = []
+    for row in rows:
+        base = naive.get(row.dtype)
+        if base is None or row is base or not (row.p50_ms and base.p50_ms):
+            continue
+        line = f"{row.shape}, {row.dtype}, {row.provider}: {base.p50_ms / row.p50_ms:.2f}x the images/s of naive"
+        if row.peak_memory_mb and base.peak_memory_mb:
+            line += f", {row.peak_memory_mb / base.peak_memory_mb:.2f}x its memory"
+        lines.append(line)
+    return lines
+
+
+def phase_table(profiles: dict[str, Any]) -> str:
+    """Milliseconds a step, one column a provider."""
+    names = list(dict.fromkeys(phase for own, _ in profiles.values() for phase in own))
+    lines = ["| phase, ms | " + " | ".join(profiles) + " |", "|---" * (len(profiles) + 1) + "|"]
+    for name in names:
+        lines.append(f"| {name} | " + " | ".join(f"{own.get(name, 0.0):.1f}" for own, _ in profiles.values()) + " |")
+    lines.append("| sum | " + " | ".join(f"{sum(own.values()):.1f}" for own, _ in profiles.values()) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> list[Row]:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", default="streetnet", help="streetnet, deeplabv3_resnet50, ...")
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("W", "H"), help="target frames")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--output", default="benchmarks/results")
+    parser.add_argument("--seconds", type=float, default=20.0, help="least time for all providers together")
+    parser.add_argument("--quick", action="store_true", help="48x32 frames, a few steps: shows that it runs")
+    arguments = parser.parse_args(argv)
+    size = (48, 32) if arguments.quick else tuple(arguments.size)
+    base = Setting(provider="naive", arch=arguments.arch, size=size, batch=arguments.batch)
+    seconds = 0.0 if arguments.quick else arguments.seconds
+    rows, profiles = measure(
+        settings(base, quick=arguments.quick), seconds=seconds, memory=not arguments.quick, steps=COMPARED_STEPS
+    )
+    stem = Path(arguments.output) / f"adapt_step_{arguments.arch}_{device_slug()}"
+    write_csv(stem.with_suffix(".csv"), rows)
+    remark = (
+        "Random weights, one batch. max error: largest relative difference of a loss term to naive's, over "
+        f"{COMPARED_STEPS} steps, each from the same state.\n" + "".join(f"\n- {line}" for line in ratios(rows))
+    )
+    write_markdown(stem.with_suffix(".md"), rows, "Adaptation step", remark)
+    with stem.with_suffix(".md").open("a") as file:
+        file.write(f"\nWhere the time of a step goes, under the profiler:\n\n{phase_table(profiles)}\n")
+    for name, (_, operators) in profiles.items():
+        slug = name.replace(", ", "_").replace(" ", "_")
+        stem.with_name(f"{stem.name}_{slug}_operators.txt").write_text(operators)
+    plot(stem.with_suffix(".csv"))
+    print(stem.with_suffix(".md").read_text())
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""python -m benchmarks.attention: dual-attention losses (Eq. 6, 7), ours against eager PyTorch and torch.compile.
+
+attention_kl is measured for its two branches apart and together; its gradient is the synthetic features'.
+attention_l1's is the student's. C channels, N positions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import sfda_kernels
+from benchmarks import naive
+from benchmarks.compare import DTYPES, Benchmark, Case, Function, batched, compiled, parse, run, where
+from benchmarks.floor import Count, Direction, count_kl, count_l1
+from benchmarks.row import Row
+
+OPS = ("attention_kl", "attention_kl spatial", "attention_kl channel", "attention_l1")
+
+# C and (h, w): first what occurs on 256x128 synthetic images: DeepLabV3 at stride 8 and 16, SegNet
+OCCURRING = [
+    {"channels": 2048, "grid": (16, 32)},
+    {"channels": 2048, "grid": (8, 16)},
+    {"channels": 512, "grid": (4, 8)},
+]
+# then how it grows: DeepLabV3 at stride 8 on 512x256 and at stride 16 on 1024x512, SegNet on 1024x512
+SCALING = [{"channels": 2048, "grid": (32, 64)}, {"channels": 512, "grid": (16, 32)}]
+ON_CPU = [{"channels": 2048, "grid": (8, 16)}, {"channels": 512, "grid": (4, 8)}, {"channels": 96, "grid": (32, 64)}]
+QUICK = [{"channels": 24, "grid": (3, 5)}]
+
+
+def cases(device: torch.device, *, quick: bool) -> Iterator[Case]:
+    """In order of interest, for a budget that may end early; both operators at a size before the next size."""
+    if quick:
+        sizes, dtypes = [size | {"batch": 2} for size in QUICK], ["fp32"]
+    elif device.type == "cpu":
+        sizes, dtypes = [size | {"batch": 4} for size in ON_CPU], ["fp32"]
+    else:
+        sizes, dtypes = [*batched(OCCURRING, (8, 4)), *batched(SCALING, (8, 4))], ["bf16", "fp32"]
+    for dtype in dtypes:
+        for size in sizes:
+            height, width = size["grid"]
+            shape = f"B={size['batch']} C={size['channels']} N={height * width}"
+            for op in OPS:
+                compiles = device.type == "cuda" and size["batch"] == 8
+                yield Case(op=op, shape=shape, dtype=dtype, sizes=size, compiled=compiles)
+
+
+def inputs(case: Case) -> tuple[Tensor, ...]:
+    """Two feature maps as an encoder's ReLU leaves them: low rank, so that maps have structure, plus noise."""
+    draws = torch.Generator().manual_seed(3)
+    batch, channels, (height, width) = case.sizes["batch"], case.sizes["channels"], case.sizes["grid"]
+
+    def features() -> Tensor:
+        left = torch.randn(batch, channels, 12, generator=draws)
+        right = torch.randn(batch, 12, height * width, generator=draws)
+        noise = torch.randn(batch, channels, height * width, generator=draws)
+        return (left @ right / 12**0.5 + noise).relu().view(batch, channels, height, width)
+
+    return tuple(features().to(DTYPES[case.dtype]) for _ in range(2))
+
+
+def naive_function(op: str) -> Function:
+    """The plain equations."""
+    if op == "attention_kl":
+        return naive.attention_kl
+    if op == "attention_l1":
+        return l1_to_student
+    return partial(naive_branch, int(op.endswith("channel")))
+
+
+def naive_branch(branch: int, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """One of the two branches of Eq. 7."""
+    return (naive.map_kl(naive.tokens_of(synthetic)[branch], naive.tokens_of(target)[branch]),)
+
+
+def l1_to_student(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+    """Eq. 6 with the student first, where the gradient goes."""
+    return (naive.attention_l1(teacher, student),)
+
+
+def in_fp32(function: Function, *features: Tensor) -> tuple[Tensor, ...]:
+    """`function` on inputs widened to fp32: the only eager form that is exact."""
+    return function(*(tensor.float() for tensor in features))
+
+
+def ours(op: str, features: tuple[Tensor, ...], keywords: dict[str, str]) -> tuple[Tensor, ...]:
+    """The public operators."""
+    if op == "attention_kl":
+        return sfda_kernels.attention_kl(*features, **keywords)
+    student, teacher = features
+    return (sfda_kernels.attention_l1(teacher, student, **keywords),)
+
+
+def providers(case: Case, device: torch.device) -> dict[str, Function]:
+    """Eager fp32 first, the baseline of every ratio; on a GPU torch.compile, and eager bf16 where inputs are."""
+    function = naive_function(case.op)
+    found: dict[str, Function] = {"eager fp32": partial(in_fp32, function)}
+    if device.type == "cuda":
+        if case.dtype == "bf16":
+            found["eager bf16"] = function
+        if case.compiled:
+            found["torch.compile"] = partial(in_fp32, compiled(naive_function(case.op)))
+    return found | our_providers(case.op, device)
+
+
+def our_providers(op: str, device: torch.device) -> dict[str, Function]:
+    """Ours by preference where the operator has one; a branch alone where the package offers it."""
+    backend = {"backend": "triton" if device.type == "cuda" else "torch"}
+    if op.startswith("attention_kl "):
+        return {"ours": partial(our_branch, int(op.endswith("channel")))}
+    known = inspect.signature(getattr(sfda_kernels, op)).parameters
+    keywords = {name: value for name, value in backend.items() if name in known}
+    if "prefer" in known and device.type == "cuda":
+        return {
+            f"ours {prefer}": (lambda *f, prefer=prefer: ours(op, f, keywords | {"prefer": prefer}))
+            for prefer in ("speed", "memory")
+        }
+    return {"ours": lambda *features: ours(op, features, keywords)}
+
+
+def our_branch(branch: int, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """One branch of `attention_kl`, as its own code runs it."""
+    from sfda_kernels import reference
+
+    tokens = (naive.tokens_of(reference.widen(features))[branch] for features in (synthetic, target))
+    pair = tuple(reference.scale_tokens(one, 0.1, True) for one in tokens)
+    return (reference.map_rows(reference.forward_divergence, pair, pair).mean(1),)
+
+
+def count(case: Case, direction: Direction) -> Count:
+    """Counts of the branches that a case runs."""
+    batch, channels, (height, width) = case.sizes["batch"], case.sizes["channels"], case.sizes["grid"]
+    counting = count_l1 if case.op == "attention_l1" else count_kl
+    positions, itemsize = height * width, DTYPES[case.dtype].itemsize
+    spatial = counting(batch, positions, channels, itemsize, direction)
+    channel = counting(batch, channels, positions, itemsize, direction)
+    if case.op.endswith(("spatial", "channel")):
+        return spatial if case.op.endswith("spatial") else channel
+    both = spatial + channel
+    return Count(both.flop, spatial.bytes, both.exps)  # both branches read the same features
+
+
+def tolerance(case: Case) -> float:
+    """Relative L2 error of outputs and gradient. bf16: one rounding of the result and of a probability, not of the
+    logits; L1: a sign that flips costs 2 / sqrt(elements)."""
+    if case.dtype == "bf16":
+        return 5e-2 if case.op == "attention_l1" else 1e-2
+    return 5e-3 if case.op == "attention_l1" else 1e-4
+
+
+BENCHMARK = Benchmark(
+    name="attention",
+    inputs=inputs,
+    providers=providers,
+    reference=lambda case: naive_function(case.op),
+    count=count,
+    tolerance=tolerance,
+    products=True,
+)
+
+
+def main(argv: list[str] | None = None) -> list[Row]:
+    arguments = parse(__doc__, argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    remark = where() + " The gradient goes to the first input: synthetic, student. Errors against float64."
+    return run(BENCHMARK, cases(device, quick=arguments.quick), arguments, "Dual attention", remark)
+
+
+if __name__ == "__main__":
+    main()
