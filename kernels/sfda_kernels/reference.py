@@ -73,6 +73,23 @@ def js_divergence(p_rows: Tensor, q_rows: Tensor, p: Tensor, q: Tensor) -> Tenso
     return (_kl(log_p, log_mixture) + _kl(log_q, log_mixture)) / 2
 
 
+DIVERGENCES: dict[str, Callable[..., Tensor]] = {
+    "forward": forward_divergence,
+    "reverse": reverse_divergence,
+    "js": js_divergence,
+}
+
+
+def gram_divergence(p: Tensor, q: Tensor, divergence: str) -> Tensor:
+    """Mean over the rows of the divergence of two attention maps, nats: (B, T, D) twice -> (B,)."""
+    return map_rows(DIVERGENCES[divergence], (p, q), (p, q)).mean(1)
+
+
+def attend(tokens: Tensor, values: Tensor) -> Tensor:
+    """Attention among the tokens applied to the values: (B, T, D) twice -> (B, T, D)."""
+    return map_rows(attend_rows, (tokens,), (tokens, values))
+
+
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(2)
 

@@ -1,0 +1,181 @@
+"""Row-wise KL of two Gram softmaxes with a backward pass by formula, in plain torch: the path of the CPU.
+
+With logits a = u u^T and b = v v^T, p and q their row softmaxes, lse their row log-sum-exps, and g the upstream
+gradient over T:
+
+    KL_i = sum_j p_ij (a_ij - b_ij) - lse^a_i + lse^b_i
+    D_ij = g dKL_i/da_ij = g p_ij (a_ij - b_ij - lse^a_i + lse^b_i - KL_i)
+    du   = (D + D^T) u                    a is symmetric: a_ij appears in rows i and j
+    dv   = g (q - p + q^T - p^T) v
+
+The maps exist only as strips: some rows by the columns from the diagonal on, the other half follows by symmetry.
+Shapes: B samples, T tokens, D features; u and v are (B, T, D), scaled by `reference.scale_tokens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfda_kernels import reference
+
+STRIP = 2**17
+"""Elements of a map held in one strip, 512 KiB in fp32: small enough for a core's cache."""
+
+MIN_ROWS = 64
+"""Fewest rows of a strip: below, the matrix products starve."""
+
+SAFE_BOUND = 40.0
+"""Largest bound on |logit| by which exp(logit - bound) stays a normal fp32 number."""
+
+
+def gram_kl(p: Tensor, q: Tensor, bound: float | None) -> Tensor:
+    """Mean over the rows of KL(softmax(p p^T) || softmax(q q^T)) in nats: (B, T, D) twice -> (B,).
+
+    `bound` is a number that no |logit| exceeds, 1/temperature for cosine similarity, or None: without one, or with
+    one over `SAFE_BOUND`, the maximum of each row is taken. Equals `reference.gram_divergence` with its gradients.
+    """
+    shift = bound if bound is not None and bound <= SAFE_BOUND else None
+    return torch.ops.sfda_kernels.gram_kl(p, q, shift)[0]
+
+
+@torch.library.custom_op("sfda_kernels::gram_kl", mutates_args=())
+def _gram_kl(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
+    """The divergences (B,) and, for the backward pass, lse^a, lse^b and KL of each row (3, B, T)."""
+    batch, count = p.shape[:2]
+    rows = p.new_zeros(3, batch, count)
+    for samples, top, bottom in strips(batch, count):
+        u, v, sums = p[samples], q[samples], rows[:, samples]
+        if shift is None:
+            a, b = u[:, top:bottom] @ u.mT, v[:, top:bottom] @ v.mT
+            _row_statistics(a, b, sums[..., top:bottom])
+        else:
+            a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
+            _add_sums(a, b, shift, sums[..., top:], bottom - top)
+    if shift is not None:
+        mass_p, mass_q, weighted = rows
+        weighted.div_(mass_p).sub_(mass_p.log_()).add_(mass_q.log_())
+        rows[:2] += shift
+    return rows[2].mean(1), rows
+
+
+def _row_statistics(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """lse^a, lse^b and KL of complete rows (b, t, T) into `out` (3, b, t); overwrites a and b."""
+    lse_p, lse_q = torch.logsumexp(a, 2), torch.logsumexp(b, 2)
+    b.neg_().add_(a)
+    a.sub_(lse_p.unsqueeze(2)).exp_()
+    out.copy_(torch.stack([lse_p, lse_q, a.mul_(b).sum(2) - lse_p + lse_q]))
+
+
+def _add_sums(a: Tensor, b: Tensor, shift: float, out: Tensor, height: int) -> None:
+    """Adds sum e^(a - shift), sum e^(b - shift) and sum e^(a - shift) (a - b) to `out`; overwrites a and b.
+
+    The strips (b, t, n) hold the rows of the first `height` of the n tokens of `out` (3, b, n). What lies right of
+    the square on the diagonal is, transposed, also a part of the rows below.
+    """
+    difference = a - b
+    mass_p, mass_q = a.sub_(shift).exp_(), b.sub_(shift).exp_()
+    difference.mul_(mass_p)
+    for total, terms in zip(out, (mass_p, mass_q, difference), strict=True):
+        total[:, :height] += terms.sum(2)
+        total[:, height:] += terms[..., height:].sum(1)
+
+
+@_gram_kl.register_fake
+def _(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
+    return p.new_empty(p.shape[0]), p.new_empty(3, *p.shape[:2])
+
+
+@torch.library.custom_op("sfda_kernels::gram_kl_backward", mutates_args=())
+def _gram_kl_backward(
+    grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool
+) -> Tensor:
+    """The gradient of `p`, or of `q` if `wrt_target`, (B, T, D)."""
+    batch, count = p.shape[:2]
+    tokens = q if wrt_target else p
+    out = tokens.new_zeros(tokens.shape)
+    scale = (grad / count)[:, None, None]
+    for samples, top, bottom in strips(batch, count):
+        u, v, x, dx = p[samples], q[samples], tokens[samples], out[samples]
+        a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
+        weights = _target_weights if wrt_target else _weights
+        w = weights(a, b, rows[:, samples], top, bottom, shift).mul_(scale[samples])
+        dx[:, top:bottom] += w @ x[:, top:]
+        dx[:, bottom:] += w[..., bottom - top :].mT @ x[:, top:bottom]
+    return out
+
+
+def _weights(a: Tensor, b: Tensor, rows: Tensor, top: int, bottom: int, shift: float | None) -> Tensor:
+    """D + D^T over a strip, for g = 1; overwrites a and b.
+
+    With a shift one exponential serves both: e^(a - shift) ((a - b)(alpha_i + alpha_j) + gamma_i + gamma_j),
+    alpha = e^(shift - lse^a), gamma = alpha (lse^b - lse^a - KL).
+    """
+    lse, gap = rows[0], rows[1] - rows[0] - rows[2]
+    difference = b.neg_().add_(a)
+    if shift is None:
+        below = (a - lse[:, None, top:]).exp_()
+        below.mul_(difference + gap[:, None, top:])
+        beside = a.sub_(lse[:, top:bottom, None]).exp_()
+        return beside.mul_(difference.add_(gap[:, top:bottom, None])).add_(below)
+    alpha = (shift - lse).exp()
+    gamma = alpha * gap
+    difference.mul_(alpha[:, top:bottom, None] + alpha[:, None, top:])
+    difference.add_(gamma[:, top:bottom, None]).add_(gamma[:, None, top:])
+    return a.sub_(shift).exp_().mul_(difference)
+
+
+def _target_weights(a: Tensor, b: Tensor, rows: Tensor, top: int, bottom: int, shift: float | None) -> Tensor:
+    """q - p + q^T - p^T over a strip; overwrites b."""
+    total = (b - rows[1][:, None, top:]).exp_()
+    total.add_(b.sub_(rows[1][:, top:bottom, None]).exp_())
+    total.sub_((a - rows[0][:, None, top:]).exp_())
+    return total.sub_(a.sub_(rows[0][:, top:bottom, None]).exp_())
+
+
+@_gram_kl_backward.register_fake
+def _(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool) -> Tensor:
+    return p.new_empty(p.shape)
+
+
+def gram_strip(tokens: Tensor, top: int, bottom: int) -> Tensor:
+    """Logits of rows [top, bottom) by columns from `top` on: (b, T, D) -> (b, bottom - top, T - top)."""
+    return tokens[:, top:bottom] @ tokens[:, top:].mT
+
+
+def strips(batch: int, count: int) -> Iterator[tuple[slice, int, int]]:
+    """Groups of samples and, inside, of rows, so that a group's maps have about `STRIP` elements."""
+    samples = max(1, STRIP // count**2)
+    height = max(MIN_ROWS, STRIP // count)
+    for first in range(0, batch, samples):
+        for top in range(0, count, height):
+            yield slice(first, first + samples), top, min(top + height, count)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    p, q, ctx.shift = inputs
+    ctx.save_for_backward(p, q, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    p, q, rows = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
+        grads = iter(_reference_gradients(grad, p, q, ctx.needs_input_grad))
+        return *(next(grads) if needed else None for needed in ctx.needs_input_grad[:2]), None
+    return *(
+        torch.ops.sfda_kernels.gram_kl_backward(grad, p, q, rows, ctx.shift, wrt_target) if needed else None
+        for wrt_target, needed in zip((False, True), ctx.needs_input_grad, strict=False)
+    ), None
+
+
+def _reference_gradients(grad: Tensor, p: Tensor, q: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor, ...]:
+    wanted = [tensor for tensor, needs in zip((p, q), needed, strict=False) if needs]
+    divergence = reference.gram_divergence(p, q, "forward")
+    return torch.autograd.grad(divergence, wanted, grad, create_graph=True)
+
+
+_gram_kl.register_autograd(_differentiate, setup_context=_setup_context)

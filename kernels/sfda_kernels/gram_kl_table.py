@@ -1,0 +1,75 @@
+"""Which kernels compute the Gram KL, and in what tiles: decided by table from architecture and shape, not by search.
+
+The entries follow counted bytes and operations and what compiles ahead of time without spilling
+(`tests/kernels/triton`); no time on a GPU has been measured yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Path = Literal["tiles", "hybrid", "blocks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """Launch of a tile kernel."""
+
+    size: int
+    """Tokens a side."""
+    depth: int
+    """Features a step of the main loop."""
+    warps: int
+    stages: int
+
+    @property
+    def split(self) -> bool:
+        """Whether the backward epilogue goes in two halves: in one, the registers do not hold a tile of 128."""
+        return self.size >= 128
+
+
+SMALL = Tile(size=64, depth=64, warps=4, stages=4)
+LARGE = Tile(size=128, depth=64, warps=8, stages=3)
+INTERPRETED = Tile(size=32, depth=32, warps=4, stages=1)
+
+LARGE_FROM = {8: 1024, 9: 1024, 10: 1024}
+"""Fewest tokens for `LARGE` by compute capability: below, too few programs fill the device."""
+
+HYBRID_FROM = {8: 1024, 9: 1024, 10: 1024}
+"""Fewest features for "hybrid": from there cuBLAS outweighs the symmetric half and the second Gram of the tiles."""
+
+MAP_LIMIT = 2**27
+"""Most elements of the two maps that "hybrid" keeps for the backward pass (512 MiB in fp32)."""
+
+BLOCK_LIMIT = 2**22
+"""Most elements of one map that "blocks" holds at a time (16 MiB in fp32)."""
+
+ROW_BLOCK, ROW_CHUNK, ROW_WARPS = 4, 256, 4
+"""Rows and columns a row kernel handles at a time, and its warps."""
+
+
+def choose_path(
+    shape: tuple[int, int, int], strides: tuple[int, ...], dtypes: set[torch.dtype], known: bool, prefer: str, major: int
+) -> Path:
+    """Path for tokens of `shape` (B, T, D) and a device of compute capability `major`.
+
+    "tiles": maps recomputed in tiles, for fewer features than `HYBRID_FROM`; 16-bit features in rows of a multiple of
+    16 (`strides` are those of both tensors), else its copies degrade to scalars; a `known` bound on the logits.
+    "hybrid": both maps by cuBLAS in fp32 and one fused pass each way. "blocks": the same on some rows at a time,
+    again in the backward pass: `prefer="memory"`, or maps over `MAP_LIMIT`.
+    """
+    batch, count, depth = shape
+    if prefer == "memory":
+        return "blocks"
+    aligned = all(value % 16 == 0 or value == 1 for value in (count, depth, *strides))
+    if known and aligned and torch.float32 not in dtypes and depth < HYBRID_FROM.get(major, 1024):
+        return "tiles"
+    return "hybrid" if 2 * batch * count**2 <= MAP_LIMIT else "blocks"
+
+
+def choose_tile(count: int, major: int) -> Tile:
+    """Tile for maps of `count` tokens a side."""
+    return LARGE if count >= LARGE_FROM.get(major, 1024) else SMALL

@@ -1,0 +1,262 @@
+"""The Gram KL on a GPU: `gram_kl` on raw tokens of any layout, by Triton kernels and cuBLAS products.
+
+Unlike in `gram_kl` the tokens are not scaled beforehand: a product of 16-bit features is exact in fp32, one of
+rounded scaled features is not. The scales enter after the product, and their derivative is the diagonal of the
+matrix W' with dX = W' X. `gram_kl_table` chooses among the paths "tiles", "hybrid" and "blocks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from sfda_kernels import gram_rows_kernels as row_kernels
+from sfda_kernels import gram_tiles_kernels as tile_kernels
+from sfda_kernels import reference
+from sfda_kernels.backend import interpreted
+from sfda_kernels.gram_kl import SAFE_BOUND
+from sfda_kernels.gram_kl_table import (
+    BLOCK_LIMIT,
+    INTERPRETED,
+    ROW_BLOCK,
+    ROW_CHUNK,
+    ROW_WARPS,
+    Path,
+    Tile,
+    choose_path,
+    choose_tile,
+)
+
+
+def gram_kl(
+    p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str, path: Path | None = None
+) -> Tensor:
+    """Mean over the rows of the KL of the attention maps of two sets of raw tokens, nats: (B, T, D) twice -> (B,).
+
+    fp32, fp16 or bf16 tokens of any strides; fp32 result; gradients of p and q in their own dtype. `path` overrides
+    the table; "tiles" needs a bound on the logits, so cosine similarity and a temperature of at least 1/`SAFE_BOUND`.
+    """
+    known = _shift(temperature, cosine) is not None
+    if path is None:
+        strides = (*p.stride()[1:], *q.stride()[1:])
+        path = choose_path(tuple(p.shape), strides, {p.dtype, q.dtype}, known, prefer, _major(p))
+    if path == "tiles" and not known:
+        raise ValueError("path 'tiles' needs cosine similarity and a temperature of at least 1/40")
+    return torch.ops.sfda_kernels.gram_kl_triton(p, q, temperature, cosine, path)[0]
+
+
+@torch.library.custom_op("sfda_kernels::gram_kl_triton", mutates_args=())
+def _gram_kl(
+    p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The divergences (B,); for the backward pass rows (3, B, T), scales and healthy (2, B, T) and, on the hybrid
+    path, the raw maps of p and q (B, T, T), elsewhere nothing (0,)."""
+    batch, count, _ = p.shape
+    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
+    map_p, map_q = rows.new_empty(0), rows.new_empty(0)
+    with _device_of(p):
+        scales, healthy = _token_scales(p, q, temperature, cosine)
+        if path == "tiles":
+            _tiles_forward(p, q, scales, rows, 1 / temperature)
+        elif path == "hybrid":
+            map_p, map_q = _product(p, p.mT), _product(q, q.mT)
+            _rows_forward(map_p, map_q, scales, rows, 0, _shift(temperature, cosine))
+        else:
+            for top, bottom in _blocks(batch, count):
+                block_p, block_q = (_product(x[:, top:bottom], x.mT) for x in (p, q))
+                _rows_forward(block_p, block_q, scales, rows, top, _shift(temperature, cosine))
+    return rows[2].mean(1), rows, scales, healthy, map_p, map_q
+
+
+@_gram_kl.register_fake
+def _(
+    p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, count, _ = p.shape
+    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
+    maps = [rows.new_empty((batch, count, count) if path == "hybrid" else 0) for _ in range(2)]
+    healthy = rows.new_empty(2, batch, count, dtype=torch.int8)
+    return rows.new_empty(batch), rows, rows.new_empty(2, batch, count), healthy, *maps
+
+
+@torch.library.custom_op("sfda_kernels::gram_kl_triton_backward", mutates_args=())
+def _gram_kl_backward(
+    grad: Tensor,
+    p: Tensor,
+    q: Tensor,
+    rows: Tensor,
+    scales: Tensor,
+    healthy: Tensor,
+    map_p: Tensor,
+    map_q: Tensor,
+    temperature: float,
+    path: str,
+    wrt_target: bool,
+) -> Tensor:
+    """The gradient of `p`, or of `q` if `wrt_target`, (B, T, D); the target's never goes by tiles."""
+    batch, count, _ = p.shape
+    x = q if wrt_target else p
+    grad = grad.contiguous()
+    saved = (scales, healthy, rows, grad, temperature, wrt_target)
+    with _device_of(p):
+        if path == "tiles" and not wrt_target:
+            w = _tiles_backward(p, q, scales, healthy, rows, grad, temperature)
+            return _product(w, x).to(x.dtype)
+        if path == "hybrid":
+            return _product(_rows_backward(map_p, map_q, 0, _factor_dtype(x), *saved), x).to(x.dtype)
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for top, bottom in _blocks(batch, count):
+            block_p, block_q = (_product(y[:, top:bottom], y.mT) for y in (p, q))
+            w = _rows_backward(block_p, block_q, top, _factor_dtype(x), *saved)
+            out[:, top:bottom] = _product(w, x)
+        return out
+
+
+@_gram_kl_backward.register_fake
+def _(grad: Tensor, p: Tensor, q: Tensor, *_: Any) -> Tensor:
+    return torch.empty(p.shape, dtype=(q if _[-1] else p).dtype, device=p.device)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    p, q, ctx.temperature, ctx.cosine, ctx.path = inputs
+    ctx.save_for_backward(p, q, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    p, q = ctx.saved_tensors[:2]
+    needed = ctx.needs_input_grad[:2]
+    if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
+        scaled = (reference.scale_tokens(reference.widen(x), ctx.temperature, ctx.cosine) for x in (p, q))
+        wanted = [x for x, needs in zip((p, q), needed, strict=True) if needs]
+        found = torch.autograd.grad(reference.gram_divergence(*scaled, "forward"), wanted, grad, create_graph=True)
+        gradients = iter(found)
+        return *(next(gradients) if needs else None for needs in needed), None, None, None
+    backward = torch.ops.sfda_kernels.gram_kl_triton_backward
+    with reference.full_precision(p):
+        return *(
+            backward(grad, *ctx.saved_tensors, ctx.temperature, ctx.path, wrt_target) if needs else None
+            for wrt_target, needs in zip((False, True), needed, strict=True)
+        ), None, None, None
+
+
+_gram_kl.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _token_scales(p: Tensor, q: Tensor, temperature: float, cosine: bool) -> tuple[Tensor, Tensor]:
+    """Factor of each token of p, then q, such that the products are logits, and whether its norm is differentiated."""
+    batch, count, depth = p.shape
+    scales = torch.ones(2, batch, count, dtype=torch.float32, device=p.device)
+    healthy = torch.zeros(2, batch, count, dtype=torch.int8, device=p.device)
+    if cosine:
+        squares = torch.empty_like(scales)
+        for x, out in zip((p, q), squares, strict=True):
+            row_kernels.square_norms[(triton.cdiv(count, 32), batch)](x, out, count, depth, *x.stride(), BT=32, BD=64)
+        floors = (reference.RELATIVE_FLOOR, reference.ABSOLUTE_FLOOR)
+        row_kernels.token_scales[(batch, 2)](squares, scales, healthy, count, temperature**0.5, *floors, BT=1024)
+    return scales, healthy
+
+
+def _rows_forward(map_p: Tensor, map_q: Tensor, scales: Tensor, rows: Tensor, top: int, shift: float | None) -> None:
+    batch, height, count = map_p.shape
+    row_kernels.kl_forward_rows[(triton.cdiv(height, ROW_BLOCK), batch)](
+        map_p, map_q, scales, rows, count, top, height, shift or 0.0,
+        BR=ROW_BLOCK, BC=ROW_CHUNK, KNOWN=shift is not None, num_warps=ROW_WARPS,
+    )  # fmt: skip
+
+
+def _rows_backward(
+    map_p: Tensor,
+    map_q: Tensor,
+    top: int,
+    dtype: torch.dtype,
+    scales: Tensor,
+    healthy: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    temperature: float,
+    wrt_target: bool,
+) -> Tensor:
+    """Rows of W' (B, height, T) from the same rows of the raw maps."""
+    batch, height, count = map_p.shape
+    w = torch.empty(map_p.shape, dtype=dtype, device=map_p.device)
+    row_kernels.kl_backward_rows[(triton.cdiv(height, ROW_BLOCK), batch)](
+        map_p, map_q, scales, healthy, rows, grad, w, count, top, height, temperature,
+        BR=ROW_BLOCK, BC=ROW_CHUNK, TARGET=wrt_target, num_warps=ROW_WARPS,
+    )  # fmt: skip
+    return w
+
+
+def _tiles_forward(p: Tensor, q: Tensor, scales: Tensor, rows: Tensor, shift: float) -> None:
+    batch, count, depth = p.shape
+    tile, blocks, grid = _tiling(p)
+    parts = torch.empty(batch, blocks, 3, count, dtype=torch.float32, device=p.device)
+    tile_kernels.kl_forward_tiles[grid](
+        p, q, scales, parts, count, depth, *p.stride(), *q.stride(), shift,
+        BT=tile.size, BD=tile.depth, UPCAST=interpreted(), num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    tile_kernels.kl_merge_tiles[(triton.cdiv(count, 128), batch)](parts, rows, count, blocks, shift, BT=128)
+
+
+def _tiles_backward(
+    p: Tensor, q: Tensor, scales: Tensor, healthy: Tensor, rows: Tensor, grad: Tensor, temperature: float
+) -> Tensor:
+    """W' (B, T, T)."""
+    batch, count, depth = p.shape
+    tile, blocks, grid = _tiling(p)
+    w = torch.empty(batch, count, count, dtype=_factor_dtype(p), device=p.device)
+    parts = torch.empty(batch, blocks, count, dtype=torch.float32, device=p.device)
+    tile_kernels.kl_backward_tiles[grid](
+        p, q, scales, rows, grad, w, parts, count, depth, *p.stride(), *q.stride(), 1 / temperature,
+        BT=tile.size, BD=tile.depth, SPLIT=tile.split, UPCAST=interpreted(),
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    tile_kernels.kl_diagonal[(triton.cdiv(count, 128), batch)](
+        parts, scales, healthy, w, count, blocks, temperature, BT=128
+    )
+    return w
+
+
+def _tiling(x: Tensor) -> tuple[Tile, int, tuple[int, int]]:
+    """Tile, blocks of tokens a side, and grid: one program for each tile on or above the diagonal."""
+    batch, count, _ = x.shape
+    tile = INTERPRETED if interpreted() else choose_tile(count, _major(x))
+    blocks = triton.cdiv(count, tile.size)
+    return tile, blocks, (blocks * (blocks + 1) // 2, batch)
+
+
+def _blocks(batch: int, count: int) -> Iterator[tuple[int, int]]:
+    """Groups of rows whose map, over the whole batch, has at most `BLOCK_LIMIT` elements."""
+    height = max(1, BLOCK_LIMIT // (batch * count))
+    for top in range(0, count, height):
+        yield top, min(top + height, count)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right in fp32; 16-bit factors go to the tensor cores, where their products are exact."""
+    right = right.to(left.dtype)
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
+
+
+def _factor_dtype(x: Tensor) -> torch.dtype:
+    """Type of W' in W' X: bfloat16 for float16 too, whose range the elements of W' exceed at both ends."""
+    return torch.float32 if x.dtype == torch.float32 else torch.bfloat16
+
+
+def _shift(temperature: float, cosine: bool) -> float | None:
+    return 1 / temperature if cosine and 1 / temperature <= SAFE_BOUND else None
+
+
+def _major(x: Tensor) -> int:
+    return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 9
+
+
+def _device_of(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
