@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
@@ -84,13 +84,13 @@ def compare_steps(engine: Setting, steps: int) -> Difference:
 
 def build_steps(setting: Setting, steps: int) -> Timed:
     """`steps` steps as one call, from names alone, in whatever process asks."""
-    prepared = prepare(setting)
+    step = one_step(prepare(setting))
+    return Timed(lambda _: [step(_) for _ in range(steps)])
 
-    def run(_: Any) -> None:
-        for _ in range(steps):
-            prepared.step()
 
-    return Timed(run)
+def one_step(prepared: Prepared) -> Callable[[Any], Any]:
+    """A step as something to be timed."""
+    return lambda _: prepared.step()
 
 
 def phases_of(prepared: Prepared, steps: int) -> tuple[dict[str, float], str]:
@@ -123,9 +123,8 @@ def measure(found: list[Setting], *, seconds: float, memory: bool, steps: int) -
     errors = {s: compare_steps(s, steps) if s.provider == "engine" else None for s in found}
     right = [s for s in found if (error := errors[s]) is None or error.is_right(s.precision)]
     prepared = {f"{s.name} {s.precision}": prepare(s) for s in right}
-    times = time_in_turns(
-        {name: Timed(lambda _, p=p: p.step()) for name, p in prepared.items()}, device(), seconds=seconds, warmup=3
-    )
+    timed = {name: Timed(one_step(p)) for name, p in prepared.items()}
+    times = time_in_turns(timed, device(), seconds=seconds, warmup=3)
     profiles = {name: phases_of(p, 3) for name, p in prepared.items() if not name.startswith("engine, ")}
     del prepared
     gc.collect()

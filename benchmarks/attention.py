@@ -6,9 +6,9 @@ attention_l1's is the student's. C channels, N positions.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,19 +18,29 @@ from benchmarks import naive
 from benchmarks.compare import DTYPES, Benchmark, Case, Function, batched, compiled, parse, run, where
 from benchmarks.floor import Count, Direction, count_kl, count_l1
 from benchmarks.row import Row
+from sfda_kernels import gram_kl, reference
+from sfda_kernels.attention import Preference
+from sfda_kernels.backend import Backend
 
+TEMPERATURE = 0.1
 OPS = ("attention_kl", "attention_kl spatial", "attention_kl channel", "attention_l1")
 
+Size = dict[str, Any]
+
 # C and (h, w): first what occurs on 256x128 synthetic images: DeepLabV3 at stride 8 and 16, SegNet
-OCCURRING = [
+OCCURRING: list[Size] = [
     {"channels": 2048, "grid": (16, 32)},
     {"channels": 2048, "grid": (8, 16)},
     {"channels": 512, "grid": (4, 8)},
 ]
-# then how it grows: DeepLabV3 at stride 8 on 512x256 and at stride 16 on 1024x512, SegNet on 1024x512
-SCALING = [{"channels": 2048, "grid": (32, 64)}, {"channels": 512, "grid": (16, 32)}]
-ON_CPU = [{"channels": 2048, "grid": (8, 16)}, {"channels": 512, "grid": (4, 8)}, {"channels": 96, "grid": (32, 64)}]
-QUICK = [{"channels": 24, "grid": (3, 5)}]
+# then how it grows: DeepLabV3 at stride 8 on 512x256 or 16 on 1024x512, SegNet on 1024x512
+SCALING: list[Size] = [{"channels": 2048, "grid": (32, 64)}, {"channels": 512, "grid": (16, 32)}]
+ON_CPU: list[Size] = [
+    {"channels": 2048, "grid": (8, 16)},
+    {"channels": 512, "grid": (4, 8)},
+    {"channels": 96, "grid": (32, 64)},
+]
+QUICK: list[Size] = [{"channels": 24, "grid": (3, 5)}]
 
 
 def cases(device: torch.device, *, quick: bool) -> Iterator[Case]:
@@ -88,14 +98,6 @@ def in_fp32(function: Function, *features: Tensor) -> tuple[Tensor, ...]:
     return function(*(tensor.float() for tensor in features))
 
 
-def ours(op: str, features: tuple[Tensor, ...], keywords: dict[str, str]) -> tuple[Tensor, ...]:
-    """The public operators."""
-    if op == "attention_kl":
-        return sfda_kernels.attention_kl(*features, **keywords)
-    student, teacher = features
-    return (sfda_kernels.attention_l1(teacher, student, **keywords),)
-
-
 def providers(case: Case, device: torch.device) -> dict[str, Function]:
     """Eager fp32 first, the baseline of every ratio; on a GPU torch.compile, and eager bf16 where inputs are."""
     function = naive_function(case.op)
@@ -109,27 +111,34 @@ def providers(case: Case, device: torch.device) -> dict[str, Function]:
 
 
 def our_providers(op: str, device: torch.device) -> dict[str, Function]:
-    """Ours by preference where the operator has one; a branch alone where the package offers it."""
-    backend = {"backend": "triton" if device.type == "cuda" else "torch"}
-    if op.startswith("attention_kl "):
-        return {"ours": partial(our_branch, int(op.endswith("channel")))}
-    known = inspect.signature(getattr(sfda_kernels, op)).parameters
-    keywords = {name: value for name, value in backend.items() if name in known}
-    if "prefer" in known and device.type == "cuda":
-        return {
-            f"ours {prefer}": (lambda *f, prefer=prefer: ours(op, f, keywords | {"prefer": prefer}))
-            for prefer in ("speed", "memory")
-        }
-    return {"ours": lambda *features: ours(op, features, keywords)}
+    """Ours, by preference where there is one: on a GPU, for attention_kl."""
+    if op == "attention_l1":
+        return {"ours": partial(our_l1, "torch" if device.type == "cpu" else "triton")}
+    kl = partial(our_branch, int(op.endswith("channel"))) if op != "attention_kl" else our_kl
+    if device.type == "cpu":
+        return {"ours": partial(kl, "torch", "speed")}
+    return {f"ours {prefer}": partial(kl, "triton", prefer) for prefer in ("speed", "memory")}
 
 
-def our_branch(branch: int, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    """One branch of `attention_kl`, as its own code runs it."""
-    from sfda_kernels import reference
+def our_kl(backend: Backend, prefer: Preference, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    return sfda_kernels.attention_kl(synthetic, target, prefer=prefer, backend=backend)
 
-    tokens = (naive.tokens_of(reference.widen(features))[branch] for features in (synthetic, target))
-    pair = tuple(reference.scale_tokens(one, 0.1, True) for one in tokens)
-    return (reference.map_rows(reference.forward_divergence, pair, pair).mean(1),)
+
+def our_l1(backend: Backend, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+    return (sfda_kernels.attention_l1(teacher, student, backend=backend),)
+
+
+def our_branch(
+    branch: int, backend: Backend, prefer: Preference, synthetic: Tensor, target: Tensor
+) -> tuple[Tensor, ...]:
+    """One branch of `attention_kl`, as its own code runs it: the public function has both."""
+    p, q = (naive.tokens_of(features)[branch] for features in (synthetic, target))
+    if backend == "triton":
+        from sfda_kernels import gram_kl_triton  # imports triton
+
+        return (gram_kl_triton.gram_kl(p, q, TEMPERATURE, True, prefer),)
+    p, q = (reference.scale_tokens(tokens, TEMPERATURE, True) for tokens in (p, q))
+    return (gram_kl.gram_kl(p, q, 1 / TEMPERATURE),)
 
 
 def count(case: Case, direction: Direction) -> Count:

@@ -71,7 +71,8 @@ def measure_case(
     inputs = tuple(tensor.to(device) for tensor in benchmark.inputs(case))
     expected = evaluate(benchmark.reference(case), tuple(tensor.double() for tensor in inputs))
     providers = benchmark.providers(case, device)
-    errors, notes = {}, {}
+    errors: dict[str, float | None] = {}
+    notes: dict[str, str] = {}
     for name, function in providers.items():
         try:
             errors[name] = error_of(evaluate(function, inputs), expected)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.phases import phase
 from sfda_engine.config import MethodConfig
-from sfda_engine.models.batch_norm import batch_norm_layers, batch_norm_statistics
+from sfda_engine.models.batch_norm import Statistics, batch_norm_layers, batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.steps import Networks
 
@@ -154,9 +154,8 @@ def full_precision(out: SegmenterOutput) -> SegmenterOutput:
 
 def eq11(networks: Networks, latent: Tensor, images: Tensor, method: MethodConfig) -> dict[str, Tensor]:
     """What the generator descends on: L_BNS - alpha MAE - beta DAD_ss + tau DAD_st."""
-    with phase("student forward"), torch.no_grad():
-        with batch_norm_statistics(networks.student, "batch" if method.target_bn == "batch" else "running"):
-            target = full_precision(networks.student(images))
+    with phase("student forward"), torch.no_grad(), batch_norm_statistics(networks.student, method.target_bn):
+        target = full_precision(networks.student(images))
     with phase("generator forward"):
         synthetic = networks.generator(latent)
     with phase("source forward"):
@@ -167,7 +166,8 @@ def eq11(networks: Networks, latent: Tensor, images: Tensor, method: MethodConfi
         with phase("BN statistics"):
             terms = {"bns": bns(inputs, method)}
         with phase("attention KL"):
-            pooled = F.adaptive_avg_pool2d(target.features, source.features.shape[2:])
+            height, width = source.features.shape[2:]
+            pooled = F.adaptive_avg_pool2d(target.features, (height, width))
             kl = attention_kl(source.features, pooled, method.temperature, method.attention == "cosine")
             terms["dad_st"] = kl[0].mean() + kl[1].mean()
         terms |= transfer(source, student, method)
@@ -235,9 +235,9 @@ def naive_step(
 
     # Eq. 13 to 15: rank the patches of the student's target predictions, train the discriminator on them.
     with autocast():
-        with phase("student forward"):
-            with batch_norm_statistics(networks.student, "update" if method.target_bn == "batch" else "running"):
-                target = full_precision(networks.student(images))
+        written: Statistics = "update" if method.target_bn == "batch" else "running"
+        with phase("student forward"), batch_norm_statistics(networks.student, written):
+            target = full_precision(networks.student(images))
         with phase("ranking"), torch.autocast(images.device.type, enabled=False):
             _, rank, max_square = patch_entropy(target.logits, method.patch_grid, size)
         easy = rank < len(images) // 2

@@ -5,7 +5,6 @@ Ours against eager PyTorch and torch.compile; 19 classes, a grid of 4 x 4 patche
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,6 +16,7 @@ from benchmarks import naive
 from benchmarks.compare import DTYPES, Benchmark, Case, Function, compiled, parse, run, where
 from benchmarks.floor import Count, Direction, count_patch_entropy
 from benchmarks.row import Row
+from sfda_kernels.backend import Backend
 
 CLASSES, GRID = 19, 4
 
@@ -52,11 +52,9 @@ def eager(case: Case, precise: bool, logits: Tensor, function: Function = naive.
     return function(logits.float() if precise else logits, GRID, case.sizes["size"])
 
 
-def ours(case: Case, backend: str, logits: Tensor) -> tuple[Tensor, ...]:
+def ours(case: Case, backend: Backend, logits: Tensor) -> tuple[Tensor, ...]:
     """The public operator."""
-    known = inspect.signature(sfda_kernels.patch_entropy).parameters
-    keywords = {"backend": backend} if "backend" in known else {}
-    return tuple(sfda_kernels.patch_entropy(logits, GRID, case.sizes["size"], **keywords))
+    return tuple(sfda_kernels.patch_entropy(logits, GRID, case.sizes["size"], backend=backend))
 
 
 def providers(case: Case, device: torch.device) -> dict[str, Function]:

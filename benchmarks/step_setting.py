@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import sfda_kernels
@@ -56,12 +56,13 @@ class Setting:
 class Frames:
     """Stands for the target folder that the trainer asks for its length; batches are made here instead."""
 
-    names = ("frame",)
-
     def __len__(self) -> int:
         return 1000
 
-    def image(self, index: int) -> Any:
+    def name(self, index: int) -> str:
+        return f"frame {index}"
+
+    def image(self, index: int) -> Image.Image:
         raise NotImplementedError("a benchmark makes its own batches")
 
 
@@ -136,15 +137,11 @@ def _prepare_engine(
         target=TargetConfig(size=setting.size, batch_size=setting.batch),
         method=method,
     )
+    trainer = Trainer(config, make_accelerator(config, None), networks, Preprocess(Normalization()), Frames(), None)
     if setting.compiled:
         # the source stays eager: L_BNS reads its layers by hooks, which a compiled graph leaves out
-        networks = dataclasses.replace(
-            networks,
-            student=torch.compile(networks.student, dynamic=False),
-            generator=torch.compile(networks.generator, dynamic=False),
-            discriminator=torch.compile(networks.discriminator, dynamic=False),
-        )
-    trainer = Trainer(config, make_accelerator(config, None), networks, Preprocess(Normalization()), Frames(), None)
+        for network in (trainer.networks.student, trainer.networks.generator, trainer.networks.discriminator):
+            network.compile(dynamic=False)
     frames = frames.contiguous(memory_format=torch.channels_last)
     run = shared_forward_step if setting.provider == "engine, shared forward" else adaptation_step
     prepared = Prepared(lambda: {}, trainer.networks, trainer.updates, trainer.updates)
@@ -161,9 +158,7 @@ def _prepare_engine(
 def follow(naive: Prepared, engine: Prepared) -> None:
     """Put the naive step's weights, statistics and optimizers where the engine's stand."""
     for role in ("student", "generator", "discriminator"):
-        network = getattr(engine.networks, role)
-        state = getattr(network, "_orig_mod", network).state_dict()  # torch.compile wraps
-        getattr(naive.networks, role).load_state_dict(state)
+        getattr(naive.networks, role).load_state_dict(getattr(engine.networks, role).state_dict())
         optimizer = getattr(engine.optimizers, role).optimizer.optimizer.state_dict()  # Update, Accelerate, torch
         getattr(naive.optimizers, role).load_state_dict(copy.deepcopy(optimizer))
 
@@ -174,9 +169,7 @@ def forced_backend(backend: str) -> Iterator[None]:
     if backend == "auto":
         yield
         return
-    forced = {
-        name: partial(getattr(sfda_kernels, name), backend=backend)
-        for name in ("attention_kl", "attention_l1", "patch_entropy")
-    }
-    with patch.multiple(sfda_kernels, **forced):
+    with ExitStack() as stack:
+        for name in ("attention_kl", "attention_l1", "patch_entropy"):
+            stack.enter_context(patch.object(sfda_kernels, name, partial(getattr(sfda_kernels, name), backend=backend)))
         yield
