@@ -4,27 +4,29 @@ Features F are (B, C, h, w) of any floating type, C channels at N = h * w positi
 are fp32 (float64 for float64 features), also under autocast. A map compares tokens, positions or channels,
 by cosine similarity over a temperature; `cosine=False` is the literal equation: raw dot products, the
 temperature ignored. Every function raises ValueError for features that are not four-dimensional, floating
-and non-empty, for a pair that disagrees in B, C or N, and for a temperature that is not positive and finite.
+and non-empty, for a pair that disagrees in B, C or N, for a temperature that is not positive and finite, and where
+`backend.resolve_backend` does. On the CPU, "auto" and "torch" run formulas that hold the maps in strips; "torch" on
+another device is the reference.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from sfda_kernels import reference
+from sfda_kernels import gram_kl, reference
+from sfda_kernels.attended_l1 import attended_l1
+from sfda_kernels.backend import Backend, resolve_backend
+
+log = logging.getLogger(__name__)
 
 Divergence = Literal["forward", "reverse", "js"]
-
-_DIVERGENCES: dict[str, Callable[..., Tensor]] = {
-    "forward": reference.forward_divergence,
-    "reverse": reference.reverse_divergence,
-    "js": reference.js_divergence,
-}
+Preference = Literal["speed", "memory"]
 
 
 def attention_kl(
@@ -34,45 +36,82 @@ def attention_kl(
     temperature: float = 0.1,
     cosine: bool = True,
     divergence: Divergence = "forward",
+    prefer: Preference = "speed",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Divergence of the synthetic from the target attention (Eq. 7): spatial (B,) and channel (B,).
 
     Each is the mean over the map's rows, in nats: "forward" KL(synthetic || target), "reverse"
-    KL(target || synthetic), "js" Jensen-Shannon, at most log 2. Raises ValueError for any other divergence.
+    KL(target || synthetic), "js" Jensen-Shannon, at most log 2, which has no kernel and runs the reference on every
+    backend. `prefer="memory"` keeps no map of T x T on a GPU, at the price of computing it again in the backward
+    pass; elsewhere no path holds one larger than `reference.MAP_BUDGET`. Raises ValueError for another name.
     """
-    if divergence not in _DIVERGENCES:
-        raise ValueError(f"divergence must be one of {', '.join(_DIVERGENCES)}, not {divergence!r}")
+    _check_name("divergence", divergence, get_args(Divergence))
+    _check_name("prefer", prefer, get_args(Preference))
     _check_pair(synthetic, target, temperature)
+    resolved = resolve_backend(backend, "attention_kl", synthetic, target)
+    if divergence == "js" and resolved == "triton":
+        _log_plain("attention_kl", "the Jensen-Shannon divergence has no kernel")
+    elif resolved == "triton":
+        from sfda_kernels import gram_kl_triton  # imports triton
 
     def distance(p: Tensor, q: Tensor) -> Tensor:
-        pair = tuple(reference.scale_tokens(tokens, temperature, cosine) for tokens in (p, q))
-        return reference.map_rows(_DIVERGENCES[divergence], pair, pair).mean(1)
+        if divergence == "reverse":
+            p, q = q, p
+        if divergence != "js" and resolved == "triton":
+            return gram_kl_triton.gram_kl(p, q, temperature, cosine, prefer)
+        dtype = torch.promote_types(reference.widen(p).dtype, reference.widen(q).dtype)
+        p, q = (reference.scale_tokens(tokens.to(dtype), temperature, cosine) for tokens in (p, q))
+        if divergence == "js":
+            return reference.gram_divergence(p, q, "js")
+        if p.device.type != "cpu":
+            return reference.gram_divergence(p, q, "forward")
+        return gram_kl.gram_kl(p, q, 1 / temperature if cosine else None)
 
     with reference.full_precision(synthetic):
-        p, q = _flatten(synthetic), _flatten(target)
+        p, q = synthetic.flatten(2), target.flatten(2)
         return distance(p.mT, q.mT), distance(p, q)
 
 
-def attention_l1(teacher: Tensor, student: Tensor, *, temperature: float = 0.1, cosine: bool = True) -> Tensor:
+def attention_l1(
+    teacher: Tensor,
+    student: Tensor,
+    *,
+    temperature: float = 0.1,
+    cosine: bool = True,
+    backend: Backend = "auto",
+) -> Tensor:
     """Mean over the 2C x N elements of |attend(teacher) - attend(student)|, Eq. 6: (B,)."""
     _check_pair(teacher, student, temperature)
-    attended = [attend(features, temperature=temperature, cosine=cosine) for features in (teacher, student)]
-    return (attended[0] - attended[1]).abs().mean((1, 2))
+    resolve_backend(backend, "attention_l1", teacher, student)
+
+    def distance(t: Tensor, s: Tensor) -> Tensor:
+        sides = [(reference.scale_tokens(values, temperature, cosine), values) for values in (t, s)]
+        if t.device.type != "cpu":
+            return (reference.attend(*sides[0]) - reference.attend(*sides[1])).abs().sum((1, 2))
+        return attended_l1(*sides)
+
+    with reference.full_precision(teacher):
+        dtype = torch.promote_types(reference.widen(teacher).dtype, reference.widen(student).dtype)
+        t, s = teacher.to(dtype).flatten(2), student.to(dtype).flatten(2)
+        return (distance(t.mT, s.mT) + distance(t, s)) / (2 * t[0].numel())
 
 
-def attend(features: Tensor, *, temperature: float = 0.1, cosine: bool = True) -> Tensor:
+def attend(features: Tensor, *, temperature: float = 0.1, cosine: bool = True, backend: Backend = "auto") -> Tensor:
     """Dual attention A = concat(F S^T, R F) of Eq. 10, (B, 2C, N).
 
     S and R are the spatial and channel attention; their rows sum to 1, so every element is a convex
     combination of the raw features of one channel (first C rows) or of one position (last C rows).
+    For inspection and figures: it has no kernel and runs the reference on every backend.
     """
     _check(features, temperature)
+    if resolve_backend(backend, "attend", features) == "triton":
+        _log_plain("attend", "it has no kernel")
     with reference.full_precision(features):
         channels = _flatten(features)
 
         def branch(values: Tensor) -> Tensor:
-            tokens = reference.scale_tokens(values, temperature, cosine)
-            return reference.map_rows(reference.attend_rows, (tokens,), (tokens, values))
+            return reference.attend(reference.scale_tokens(values, temperature, cosine), values)
 
         return torch.cat([branch(channels.mT).mT, branch(channels)], 1)
 
@@ -97,6 +136,16 @@ def _attention(features: Tensor, tokens: Tensor, temperature: float, cosine: boo
 
 def _flatten(features: Tensor) -> Tensor:
     return reference.widen(features).flatten(2)
+
+
+@functools.cache
+def _log_plain(operator: str, reason: str) -> None:
+    log.info("%s runs the torch reference on the triton backend too: %s", operator, reason)
+
+
+def _check_name(argument: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise ValueError(f"{argument} must be one of {', '.join(names)}, not {name!r}")
 
 
 def _check(features: Tensor, temperature: float) -> None:

@@ -39,11 +39,10 @@ def gram_kl(p: Tensor, q: Tensor, bound: float | None) -> Tensor:
     one over `SAFE_BOUND`, the maximum of each row is taken. Equals `reference.gram_divergence` with its gradients.
     """
     shift = bound if bound is not None and bound <= SAFE_BOUND else None
-    return torch.ops.sfda_kernels.gram_kl(p, q, shift)[0]
+    return _forward_op(p, q, shift)[0]
 
 
-@torch.library.custom_op("sfda_kernels::gram_kl", mutates_args=())
-def _gram_kl(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
+def forward(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
     """The divergences (B,) and, for the backward pass, lse^a, lse^b and KL of each row (3, B, T)."""
     batch, count = p.shape[:2]
     rows = p.new_zeros(3, batch, count)
@@ -84,15 +83,7 @@ def _add_sums(a: Tensor, b: Tensor, shift: float, out: Tensor, height: int) -> N
         total[:, height:] += terms[..., height:].sum(1)
 
 
-@_gram_kl.register_fake
-def _(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
-    return p.new_empty(p.shape[0]), p.new_empty(3, *p.shape[:2])
-
-
-@torch.library.custom_op("sfda_kernels::gram_kl_backward", mutates_args=())
-def _gram_kl_backward(
-    grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool
-) -> Tensor:
+def backward(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool) -> Tensor:
     """The gradient of `p`, or of `q` if `wrt_target`, (B, T, D)."""
     batch, count = p.shape[:2]
     tokens = q if wrt_target else p
@@ -136,11 +127,6 @@ def _target_weights(a: Tensor, b: Tensor, rows: Tensor, top: int, bottom: int, s
     return total.sub_(a.sub_(rows[0][:, top:bottom, None]).exp_())
 
 
-@_gram_kl_backward.register_fake
-def _(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool) -> Tensor:
-    return p.new_empty(p.shape)
-
-
 def gram_strip(tokens: Tensor, top: int, bottom: int) -> Tensor:
     """Logits of rows [top, bottom) by columns from `top` on: (b, T, D) -> (b, bottom - top, T - top)."""
     return tokens[:, top:bottom] @ tokens[:, top:].mT
@@ -155,27 +141,41 @@ def strips(batch: int, count: int) -> Iterator[tuple[slice, int, int]]:
             yield slice(first, first + samples), top, min(top + height, count)
 
 
+_forward_op = torch.library.custom_op("sfda_kernels::gram_kl", forward, mutates_args=())
+_backward_op = torch.library.custom_op("sfda_kernels::gram_kl_backward", backward, mutates_args=())
+
+
+@_forward_op.register_fake
+def _(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
+    return p.new_empty(p.shape[0]), p.new_empty(3, *p.shape[:2])
+
+
+@_backward_op.register_fake
+def _(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool) -> Tensor:
+    return p.new_empty(p.shape)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     p, q, ctx.shift = inputs
     ctx.save_for_backward(p, q, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     p, q, rows = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
-        grads = iter(_reference_gradients(grad, p, q, ctx.needs_input_grad))
-        return *(next(grads) if needed else None for needed in ctx.needs_input_grad[:2]), None
-    return *(
-        torch.ops.sfda_kernels.gram_kl_backward(grad, p, q, rows, ctx.shift, wrt_target) if needed else None
-        for wrt_target, needed in zip((False, True), ctx.needs_input_grad, strict=False)
-    ), None
+        return *reference_gradients(reference.gram_divergence(p, q, "forward"), (p, q), grad), None
+    need_p, need_q, _ = ctx.needs_input_grad
+    with reference.full_precision(p):
+        dp = _backward_op(grad, p, q, rows, ctx.shift, False) if need_p else None
+        dq = _backward_op(grad, p, q, rows, ctx.shift, True) if need_q else None
+    return dp, dq, None
 
 
-def _reference_gradients(grad: Tensor, p: Tensor, q: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor, ...]:
-    wanted = [tensor for tensor, needs in zip((p, q), needed, strict=False) if needs]
-    divergence = reference.gram_divergence(p, q, "forward")
-    return torch.autograd.grad(divergence, wanted, grad, create_graph=True)
+def reference_gradients(output: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> list[Tensor | None]:
+    """Gradients that can be differentiated again, None for inputs that need none."""
+    found = iter(torch.autograd.grad(output, [x for x in inputs if x.requires_grad], grad, create_graph=True))
+    return [next(found) if x.requires_grad else None for x in inputs]
 
 
-_gram_kl.register_autograd(_differentiate, setup_context=_setup_context)
+_forward_op.register_autograd(_differentiate, setup_context=_setup_context)

@@ -52,7 +52,12 @@ ROW_BLOCK, ROW_CHUNK, ROW_WARPS = 4, 256, 4
 
 
 def choose_path(
-    shape: tuple[int, int, int], strides: tuple[int, ...], dtypes: set[torch.dtype], known: bool, prefer: str, major: int
+    shape: torch.Size,
+    strides: tuple[int, ...],
+    dtypes: set[torch.dtype],
+    known: bool,
+    prefer: str,
+    major: int,
 ) -> Path:
     """Path for tokens of `shape` (B, T, D) and a device of compute capability `major`.
 

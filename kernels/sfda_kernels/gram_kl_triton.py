@@ -19,7 +19,7 @@ from sfda_kernels import gram_rows_kernels as row_kernels
 from sfda_kernels import gram_tiles_kernels as tile_kernels
 from sfda_kernels import reference
 from sfda_kernels.backend import interpreted
-from sfda_kernels.gram_kl import SAFE_BOUND
+from sfda_kernels.gram_kl import SAFE_BOUND, reference_gradients
 from sfda_kernels.gram_kl_table import (
     BLOCK_LIMIT,
     INTERPRETED,
@@ -33,9 +33,7 @@ from sfda_kernels.gram_kl_table import (
 )
 
 
-def gram_kl(
-    p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str, path: Path | None = None
-) -> Tensor:
+def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str, path: Path | None = None) -> Tensor:
     """Mean over the rows of the KL of the attention maps of two sets of raw tokens, nats: (B, T, D) twice -> (B,).
 
     fp32, fp16 or bf16 tokens of any strides; fp32 result; gradients of p and q in their own dtype. `path` overrides
@@ -44,14 +42,13 @@ def gram_kl(
     known = _shift(temperature, cosine) is not None
     if path is None:
         strides = (*p.stride()[1:], *q.stride()[1:])
-        path = choose_path(tuple(p.shape), strides, {p.dtype, q.dtype}, known, prefer, _major(p))
+        path = choose_path(p.shape, strides, {p.dtype, q.dtype}, known, prefer, _major(p))
     if path == "tiles" and not known:
         raise ValueError("path 'tiles' needs cosine similarity and a temperature of at least 1/40")
-    return torch.ops.sfda_kernels.gram_kl_triton(p, q, temperature, cosine, path)[0]
+    return _forward_op(p, q, temperature, cosine, path)[0]
 
 
-@torch.library.custom_op("sfda_kernels::gram_kl_triton", mutates_args=())
-def _gram_kl(
+def forward(
     p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The divergences (B,); for the backward pass rows (3, B, T), scales and healthy (2, B, T) and, on the hybrid
@@ -73,19 +70,7 @@ def _gram_kl(
     return rows[2].mean(1), rows, scales, healthy, map_p, map_q
 
 
-@_gram_kl.register_fake
-def _(
-    p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, count, _ = p.shape
-    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
-    maps = [rows.new_empty((batch, count, count) if path == "hybrid" else 0) for _ in range(2)]
-    healthy = rows.new_empty(2, batch, count, dtype=torch.int8)
-    return rows.new_empty(batch), rows, rows.new_empty(2, batch, count), healthy, *maps
-
-
-@torch.library.custom_op("sfda_kernels::gram_kl_triton_backward", mutates_args=())
-def _gram_kl_backward(
+def backward(
     grad: Tensor,
     p: Tensor,
     q: Tensor,
@@ -115,37 +100,6 @@ def _gram_kl_backward(
             w = _rows_backward(block_p, block_q, top, _factor_dtype(x), *saved)
             out[:, top:bottom] = _product(w, x)
         return out
-
-
-@_gram_kl_backward.register_fake
-def _(grad: Tensor, p: Tensor, q: Tensor, *_: Any) -> Tensor:
-    return torch.empty(p.shape, dtype=(q if _[-1] else p).dtype, device=p.device)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    p, q, ctx.temperature, ctx.cosine, ctx.path = inputs
-    ctx.save_for_backward(p, q, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    p, q = ctx.saved_tensors[:2]
-    needed = ctx.needs_input_grad[:2]
-    if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
-        scaled = (reference.scale_tokens(reference.widen(x), ctx.temperature, ctx.cosine) for x in (p, q))
-        wanted = [x for x, needs in zip((p, q), needed, strict=True) if needs]
-        found = torch.autograd.grad(reference.gram_divergence(*scaled, "forward"), wanted, grad, create_graph=True)
-        gradients = iter(found)
-        return *(next(gradients) if needs else None for needs in needed), None, None, None
-    backward = torch.ops.sfda_kernels.gram_kl_triton_backward
-    with reference.full_precision(p):
-        return *(
-            backward(grad, *ctx.saved_tensors, ctx.temperature, ctx.path, wrt_target) if needs else None
-            for wrt_target, needs in zip((False, True), needed, strict=True)
-        ), None, None, None
-
-
-_gram_kl.register_autograd(_differentiate, setup_context=_setup_context)
 
 
 def _token_scales(p: Tensor, q: Tensor, temperature: float, cosine: bool) -> tuple[Tensor, Tensor]:
@@ -260,3 +214,44 @@ def _major(x: Tensor) -> int:
 
 def _device_of(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+_forward_op = torch.library.custom_op("sfda_kernels::gram_kl_triton", forward, mutates_args=())
+_backward_op = torch.library.custom_op("sfda_kernels::gram_kl_triton_backward", backward, mutates_args=())
+
+
+@_forward_op.register_fake
+def _(p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str) -> tuple[Tensor, ...]:
+    batch, count, _ = p.shape
+    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
+    maps = [rows.new_empty((batch, count, count) if path == "hybrid" else 0) for _ in range(2)]
+    healthy = rows.new_empty(2, batch, count, dtype=torch.int8)
+    return rows.new_empty(batch), rows, rows.new_empty(2, batch, count), healthy, *maps
+
+
+@_backward_op.register_fake
+def _(grad: Tensor, p: Tensor, q: Tensor, *rest: Any) -> Tensor:
+    x = q if rest[-1] else p
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    p, q, ctx.temperature, ctx.cosine, ctx.path = inputs
+    ctx.save_for_backward(p, q, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    p, q, *saved = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
+        u, v = (reference.scale_tokens(reference.widen(x), ctx.temperature, ctx.cosine) for x in (p, q))
+        return *reference_gradients(reference.gram_divergence(u, v, "forward"), (p, q), grad), None, None, None
+    need_p, need_q, *_ = ctx.needs_input_grad
+    settings = (ctx.temperature, ctx.path)
+    with reference.full_precision(p):
+        dp = _backward_op(grad, p, q, *saved, *settings, False) if need_p else None
+        dq = _backward_op(grad, p, q, *saved, *settings, True) if need_q else None
+    return dp, dq, None, None, None
+
+
+_forward_op.register_autograd(_differentiate, setup_context=_setup_context)

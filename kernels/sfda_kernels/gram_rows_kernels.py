@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Triton kernels over rows of Gram maps: token scales, and the KL of two maps that a matrix product has written.
 
 `gram_kl` explains the formulas, `gram_kl_triton` launches the kernels. The maps hold the raw products x_i . x_j in

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Triton kernels over tiles of Gram maps that are never written: the KL of two maps from the features themselves.
 
 `gram_kl` explains the formulas, `gram_kl_triton` launches the kernels. A tile of both maps is computed only on and
@@ -166,9 +167,7 @@ def kl_backward_tiles(
         a_left, a_right = _halves(a, BT)
         c_left, c_right = _halves(c, BT)
         j = tile_j * BT + tl.arange(0, BT // 2)
-        part = _backward_piece(
-            a_left, c_left, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal
-        )
+        part = _backward_piece(a_left, c_left, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal)
         part += _backward_piece(
             a_right, c_right, scales, rows, w, column_part, i, j + BT // 2, T, batch, shift, scale, off_diagonal
         )

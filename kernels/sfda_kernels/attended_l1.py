@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sfda_kernels import reference
-from sfda_kernels.gram_kl import gram_strip, strips
+from sfda_kernels.gram_kl import gram_strip, reference_gradients, strips
 
 
 def attended_l1(teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor]) -> Tensor:
@@ -28,11 +28,10 @@ def attended_l1(teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor]) 
 
     Equals the L1 distance of `reference.attend` of the two sides, with its gradients.
     """
-    return torch.ops.sfda_kernels.attended_l1(*teacher, *student)[0]
+    return _forward_op(*teacher, *student)[0]
 
 
-@torch.library.custom_op("sfda_kernels::attended_l1", mutates_args=())
-def _attended_l1(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def forward(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The distances (B,); for the backward pass the sign (B, T, D) and lse, delta of t, then s (4, B, T)."""
     batch, count = u_t.shape[:2]
     rows = u_t.new_empty(4, batch, count)
@@ -57,16 +56,7 @@ def _attend(tokens: Tensor, values: Tensor, top: int, bottom: int) -> tuple[Tens
     return (mass @ values).div_(total), total.log_().add_(largest).squeeze(2)
 
 
-@_attended_l1.register_fake
-def _(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    batch, count, _ = u_t.shape
-    return u_t.new_empty(batch), u_t.new_empty(u_t.shape, dtype=torch.int8), u_t.new_empty(4, batch, count)
-
-
-@torch.library.custom_op("sfda_kernels::attended_l1_backward", mutates_args=())
-def _attended_l1_backward(
-    scale: Tensor, u: Tensor, x: Tensor, sign: Tensor, lse: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor]:
+def backward(scale: Tensor, u: Tensor, x: Tensor, sign: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of one side's tokens u and values x (B, T, D), where dL/dA = scale (B,) * sign."""
     batch, count = u.shape[:2]
     du, dx = u.new_zeros(u.shape), x.new_zeros(x.shape)
@@ -92,7 +82,17 @@ def _map_strip(u: Tensor, lse: Tensor, top: int, bottom: int) -> tuple[Tensor, T
     return logits.sub_(lse[:, top:bottom, None]).exp_(), below
 
 
-@_attended_l1_backward.register_fake
+_forward_op = torch.library.custom_op("sfda_kernels::attended_l1", forward, mutates_args=())
+_backward_op = torch.library.custom_op("sfda_kernels::attended_l1_backward", backward, mutates_args=())
+
+
+@_forward_op.register_fake
+def _(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, count, _ = u_t.shape
+    return u_t.new_empty(batch), u_t.new_empty(u_t.shape, dtype=torch.int8), u_t.new_empty(4, batch, count)
+
+
+@_backward_op.register_fake
 def _(scale: Tensor, u: Tensor, x: Tensor, sign: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape), x.new_empty(x.shape)
 
@@ -103,17 +103,15 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, T
 
 
 def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, sign, rows = ctx.saved_tensors
-    needed = ctx.needs_input_grad
+    u_t, x_t, u_s, x_s, sign, (lse_t, delta_t, lse_s, delta_s) = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
-        distance = (reference.attend(*inputs[:2]) - reference.attend(*inputs[2:])).abs().sum((1, 2))
-        wanted = [tensor for tensor, needs in zip(inputs, needed, strict=True) if needs]
-        found = iter(torch.autograd.grad(distance, wanted, grad, create_graph=True))
-        return tuple(next(found) if needs else None for needs in needed)
-    backward = torch.ops.sfda_kernels.attended_l1_backward
-    teacher = backward(grad, *inputs[:2], sign, *rows[:2]) if any(needed[:2]) else (None, None)
-    student = backward(-grad, *inputs[2:], sign, *rows[2:]) if any(needed[2:]) else (None, None)
+        distance = (reference.attend(u_t, x_t) - reference.attend(u_s, x_s)).abs().sum((1, 2))
+        return (*reference_gradients(distance, (u_t, x_t, u_s, x_s), grad),)
+    need_teacher, need_student = any(ctx.needs_input_grad[:2]), any(ctx.needs_input_grad[2:])
+    with reference.full_precision(u_t):
+        teacher = _backward_op(grad, u_t, x_t, sign, lse_t, delta_t) if need_teacher else (None, None)
+        student = _backward_op(-grad, u_s, x_s, sign, lse_s, delta_s) if need_student else (None, None)
     return *teacher, *student
 
 
-_attended_l1.register_autograd(_differentiate, setup_context=_setup_context)
+_forward_op.register_autograd(_differentiate, setup_context=_setup_context)
