@@ -29,7 +29,9 @@ AFTER_TOLERANCE = {"no": 2e-2, "bf16": 2e-1}
 """The same for terms on images of the updated generator: Adam makes a whole step of the sign of a gradient that is
 nothing but rounding, and L_MAE of a deep network sees it."""
 COMPARED_STEPS = 3
-MEMORY_STEPS = 3
+MEMORY_STEPS = 2
+"""The first one allocates the optimizers' state."""
+PROFILED_STEPS = 2
 
 
 def settings(base: Setting, *, quick: bool) -> list[Setting]:
@@ -117,15 +119,17 @@ def row_of(setting: Setting, found: Difference | None) -> Row:
     )
 
 
-def measure(found: list[Setting], *, seconds: float, memory: bool, steps: int) -> tuple[list[Row], dict[str, Any]]:
+def measure(
+    found: list[Setting], *, seconds: float, least: int, memory: bool, steps: int
+) -> tuple[list[Row], dict[str, Any]]:
     """Rows of all settings of one case, and the phases of those that were right."""
     # the shared forward has other samples than naive, hence nothing to be compared with
     errors = {s: compare_steps(s, steps) if s.provider == "engine" else None for s in found}
     right = [s for s in found if (error := errors[s]) is None or error.is_right(s.precision)]
     prepared = {f"{s.name} {s.precision}": prepare(s) for s in right}
     timed = {name: Timed(one_step(p)) for name, p in prepared.items()}
-    times = time_in_turns(timed, device(), seconds=seconds, warmup=3)
-    profiles = {name: phases_of(p, 3) for name, p in prepared.items() if not name.startswith("engine, ")}
+    times = time_in_turns(timed, device(), seconds=seconds, least=least, warmup=1 if device().type == "cpu" else 5)
+    profiles = {name: phases_of(p, PROFILED_STEPS) for name, p in prepared.items() if not name.startswith("engine, ")}
     del prepared
     gc.collect()
     rows = []
@@ -183,13 +187,18 @@ def main(argv: list[str] | None = None) -> list[Row]:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--output", default="benchmarks/results")
     parser.add_argument("--seconds", type=float, default=20.0, help="least time for all providers together")
+    parser.add_argument("--rounds", type=int, default=5, help="least steps of each provider")
     parser.add_argument("--quick", action="store_true", help="48x32 frames, a few steps: shows that it runs")
     arguments = parser.parse_args(argv)
     size = (48, 32) if arguments.quick else tuple(arguments.size)
     base = Setting(provider="naive", arch=arguments.arch, size=size, batch=arguments.batch)
     seconds = 0.0 if arguments.quick else arguments.seconds
     rows, profiles = measure(
-        settings(base, quick=arguments.quick), seconds=seconds, memory=not arguments.quick, steps=COMPARED_STEPS
+        settings(base, quick=arguments.quick),
+        seconds=seconds,
+        least=1 if arguments.quick else arguments.rounds,
+        memory=not arguments.quick,
+        steps=COMPARED_STEPS,
     )
     stem = Path(arguments.output) / f"adapt_step_{arguments.arch}_{device_slug()}"
     write_csv(stem.with_suffix(".csv"), rows)

@@ -183,10 +183,10 @@ def run(
     start = time.perf_counter()
     for case in cases:
         if time.perf_counter() - start > arguments.budget:
-            rows.append(stamp(Row(op=case.op, provider="all", direction="both", shape=case.shape, dtype=case.dtype,
-                                  note="not run: out of budget")))  # fmt: skip
-            continue
-        own = measure_case(benchmark, case, device, seconds=arguments.seconds, memory=not arguments.quick)
+            named = Row(op=case.op, provider="all", direction="both", shape=case.shape, dtype=case.dtype)
+            own = [stamp(dataclasses.replace(named, note="not run: out of budget"))]
+        else:
+            own = measure_case(benchmark, case, device, seconds=arguments.seconds, memory=not arguments.quick)
         rows += own
         for row in own:
             took = f"{row.p50_ms:10.3f} ms" if row.p50_ms is not None else row.note

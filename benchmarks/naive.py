@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.phases import phase
 from sfda_engine.config import MethodConfig
@@ -35,9 +36,14 @@ class Optimizers:
 
 def make_optimizers(networks: Networks, method: MethodConfig) -> Optimizers:
     """The paper's: SGD with Nesterov momentum for the student, Adam for generator and discriminator."""
-    sgd = {"lr": method.lr, "momentum": method.momentum, "weight_decay": method.weight_decay}
     return Optimizers(
-        torch.optim.SGD(networks.student.parameters(), **sgd, nesterov=method.momentum > 0),
+        torch.optim.SGD(
+            networks.student.parameters(),
+            lr=method.lr,
+            momentum=method.momentum,
+            weight_decay=method.weight_decay,
+            nesterov=method.momentum > 0,
+        ),
         torch.optim.Adam(networks.generator.parameters(), method.generator_lr, method.generator_betas),
         torch.optim.Adam(networks.discriminator.parameters(), method.discriminator_lr, method.discriminator_betas),
     )
@@ -121,22 +127,25 @@ def patches_for_discriminator(logits: Tensor, method: MethodConfig, size: tuple[
 # One step
 
 
-def bns(inputs: list[tuple[nn.Module, Tensor]], method: MethodConfig) -> Tensor:
+def bns(inputs: list[tuple[_BatchNorm, Tensor]], method: MethodConfig) -> Tensor:
     """Eq. 4: batch statistics at the input of each BatchNorm layer against the stored ones."""
-    total = torch.zeros(())
+    differences = []
     for layer, x in inputs:
-        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-        for difference in (mean - layer.running_mean, variance - layer.running_var):
-            squares = method.bns_norm == "sum_squares"
-            total = total.to(x.device) + (difference.square().sum() if squares else difference.norm())
-    return total if method.bns_norm == "sum_squares" else total / len(inputs)
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        differences.append(x.mean((0, 2, 3)) - layer.running_mean)
+        differences.append(x.var((0, 2, 3), correction=0) - layer.running_var)
+    if method.bns_norm == "sum_squares":
+        return torch.stack([difference.square().sum() for difference in differences]).sum()
+    return torch.stack([difference.norm() for difference in differences]).sum() / len(inputs)
 
 
-def source_with_inputs(source: nn.Module, images: Tensor) -> tuple[SegmenterOutput, list[tuple[nn.Module, Tensor]]]:
+def source_with_inputs(source: nn.Module, images: Tensor) -> tuple[SegmenterOutput, list[tuple[_BatchNorm, Tensor]]]:
     """Forward pass of S~ and what entered each of its BatchNorm layers, but for 1 x 1 inputs."""
-    seen: list[tuple[nn.Module, Tensor]] = []
+    seen: list[tuple[_BatchNorm, Tensor]] = []
 
     def keep(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, _BatchNorm)
         if arguments[0].shape[2:].numel() > 1:
             seen.append((layer, arguments[0].float()))
 

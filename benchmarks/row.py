@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -130,7 +131,7 @@ def read_csv(path: Path) -> list[Row]:
         return [Row(**{name: _parse(name, text) for name, text in line.items()}) for line in csv.DictReader(file)]
 
 
-def _parse(name: str, text: str) -> str | int | float | None:
+def _parse(name: str, text: str) -> Any:
     annotation = Row.__annotations__[name]
     if annotation == "str":
         return text
