@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from benchmarks.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
 from benchmarks.phases import engine_phases, profile_steps
 from benchmarks.plot import plot
 from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
-from benchmarks.step_setting import Prepared, Setting, device, follow, prepare
+from benchmarks.step_setting import PRECISIONS, Precision, Prepared, Setting, device, follow, prepare
 
 TOLERANCE = {"no": 1e-3, "bf16": 5e-2}
 """Largest relative difference of a loss term in a step from the same state; bf16 rounds every activation."""
@@ -34,19 +34,19 @@ MEMORY_STEPS = 2
 PROFILED_STEPS = 2
 
 
-def settings(base: Setting, *, quick: bool) -> list[Setting]:
-    """What is compared, each precision's naive step first."""
-    naive = dataclasses.replace(base, provider="naive")
-    engine = dataclasses.replace(base, provider="engine")
-    shared = dataclasses.replace(base, provider="engine, shared forward")
-    if device().type == "cpu" or quick:
-        return [naive, engine, shared]
-    found = []
-    for precision in ("no", "bf16"):
-        plain = dataclasses.replace(engine, backend="torch")
-        variants = [naive, plain, engine, dataclasses.replace(engine, compiled=True), shared]
-        found += [dataclasses.replace(variant, precision=precision) for variant in variants]
-    return found
+def groups(base: Setting, precisions: list[Precision], *, compiled: bool) -> Iterator[list[Setting]]:
+    """Settings that are timed in turns, the naive step of their precision first."""
+    for precision in precisions:
+        naive = dataclasses.replace(base, provider="naive", precision=precision)
+        engine = dataclasses.replace(naive, provider="engine")
+        shared = dataclasses.replace(naive, provider="engine, shared forward")
+        # on a CPU "auto" is the torch backend already
+        plain = [dataclasses.replace(engine, backend="torch")] if device().type == "cuda" else []
+        yield [naive, *plain, engine, shared]
+    if compiled:
+        for precision in precisions:
+            naive = dataclasses.replace(base, provider="naive", precision=precision)
+            yield [naive, dataclasses.replace(naive, provider="engine", compiled=True)]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def row_of(setting: Setting, found: Difference | None) -> Row:
         provider=setting.name,
         direction="step",
         shape=f"{setting.arch} {width}x{height} B={setting.batch}",
-        dtype={"no": "fp32"}.get(setting.precision, setting.precision),
+        dtype=PRECISIONS[setting.precision],
         max_error=max(found.before, found.after) if found else None,
     )
 
@@ -126,10 +126,14 @@ def measure(
     # the shared forward has other samples than naive, hence nothing to be compared with
     errors = {s: compare_steps(s, steps) if s.provider == "engine" else None for s in found}
     right = [s for s in found if (error := errors[s]) is None or error.is_right(s.precision)]
-    prepared = {f"{s.name} {s.precision}": prepare(s) for s in right}
+    prepared = {setting.label: prepare(setting) for setting in right}
     timed = {name: Timed(one_step(p)) for name, p in prepared.items()}
     times = time_in_turns(timed, device(), seconds=seconds, least=least, warmup=1 if device().type == "cpu" else 5)
-    profiles = {name: phases_of(p, PROFILED_STEPS) for name, p in prepared.items() if not name.startswith("engine, ")}
+    profiles = {
+        setting.label: phases_of(prepared[setting.label], PROFILED_STEPS)
+        for setting in right
+        if setting.provider != "engine, shared forward"  # its phases are the engine's, in other places
+    }
     del prepared
     gc.collect()
     rows = []
@@ -139,7 +143,7 @@ def measure(
             rows.append(stamp(dataclasses.replace(row, note="wrong: losses differ from naive's, not timed")))
             continue
         peak = peak_memory_mb(build_steps, setting, MEMORY_STEPS, device=device()) if memory else None
-        rows.append(stamp(timed_row(row, setting, times[f"{setting.name} {setting.precision}"], peak)))
+        rows.append(stamp(timed_row(row, setting, times[setting.label], peak)))
     return rows, profiles
 
 
@@ -180,7 +184,20 @@ def phase_table(profiles: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_results(stem: Path, rows: list[Row], lines: list[str], tables: list[str]) -> None:
+    """CSV of the rows; Markdown of rows, ratios to naive, and phases."""
+    write_csv(stem.with_suffix(".csv"), rows)
+    remark = (
+        "Random weights, one batch. max error: largest relative difference of a loss term to naive's, over "
+        f"{COMPARED_STEPS} steps, each from the same state.\n" + "".join(f"\n- {line}" for line in lines)
+    )
+    write_markdown(stem.with_suffix(".md"), rows, "Adaptation step", remark)
+    with stem.with_suffix(".md").open("a") as file:
+        file.write("\nWhere the time of a step goes, under the profiler:\n\n" + "\n\n".join(tables) + "\n")
+
+
 def main(argv: list[str] | None = None) -> list[Row]:
+    on_gpu = device().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", default="streetnet", help="streetnet, deeplabv3_resnet50, ...")
     parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("W", "H"), help="target frames")
@@ -188,30 +205,29 @@ def main(argv: list[str] | None = None) -> list[Row]:
     parser.add_argument("--output", default="benchmarks/results")
     parser.add_argument("--seconds", type=float, default=20.0, help="least time for all providers together")
     parser.add_argument("--rounds", type=int, default=5, help="least steps of each provider")
+    parser.add_argument("--precision", nargs="+", choices=["no", "bf16"], default=["no", "bf16"][: 2 if on_gpu else 1])
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=on_gpu, help="torch.compile too")
     parser.add_argument("--quick", action="store_true", help="48x32 frames, a few steps: shows that it runs")
     arguments = parser.parse_args(argv)
     size = (48, 32) if arguments.quick else tuple(arguments.size)
     base = Setting(provider="naive", arch=arguments.arch, size=size, batch=arguments.batch)
-    seconds = 0.0 if arguments.quick else arguments.seconds
-    rows, profiles = measure(
-        settings(base, quick=arguments.quick),
-        seconds=seconds,
-        least=1 if arguments.quick else arguments.rounds,
-        memory=not arguments.quick,
-        steps=COMPARED_STEPS,
-    )
     stem = Path(arguments.output) / f"adapt_step_{arguments.arch}_{device_slug()}"
-    write_csv(stem.with_suffix(".csv"), rows)
-    remark = (
-        "Random weights, one batch. max error: largest relative difference of a loss term to naive's, over "
-        f"{COMPARED_STEPS} steps, each from the same state.\n" + "".join(f"\n- {line}" for line in ratios(rows))
-    )
-    write_markdown(stem.with_suffix(".md"), rows, "Adaptation step", remark)
-    with stem.with_suffix(".md").open("a") as file:
-        file.write(f"\nWhere the time of a step goes, under the profiler:\n\n{phase_table(profiles)}\n")
-    for name, (_, operators) in profiles.items():
-        slug = name.replace(", ", "_").replace(" ", "_")
-        stem.with_name(f"{stem.name}_{slug}_operators.txt").write_text(operators)
+    rows: list[Row] = []
+    tables: list[str] = []
+    lines: list[str] = []
+    for group in groups(base, arguments.precision, compiled=arguments.compiled):
+        own, profiles = measure(
+            group,
+            seconds=0.0 if arguments.quick else arguments.seconds,
+            least=1 if arguments.quick else arguments.rounds,
+            memory=not arguments.quick,
+            steps=COMPARED_STEPS,
+        )
+        rows, lines, tables = rows + own, lines + ratios(own), [*tables, phase_table(profiles)]
+        write_results(stem, rows, lines, tables)  # after every group: a later one may take too long
+        for name, (_, operators) in profiles.items():
+            slug = name.replace(", ", "_").replace(" ", "_")
+            stem.with_name(f"{stem.name}_{slug}_operators.txt").write_text(operators)
     plot(stem.with_suffix(".csv"))
     print(stem.with_suffix(".md").read_text())
     return rows

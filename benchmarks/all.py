@@ -33,10 +33,10 @@ def jobs(folder: Path) -> list[Job]:
 
     return [
         Job("tests", ("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/kernels"), 130),
-        Job("patch_entropy", benchmark("patch_entropy", "--seconds", "0.2", "--budget", "40"), 70),
-        Job("attention", benchmark("attention", "--seconds", "0.2", "--budget", "110"), 150),
-        Job("adapt_step_deeplab", benchmark("adapt_step", "--arch", "deeplabv3_resnet50", "--seconds", "8"), 120),
-        Job("adapt_step_streetnet", benchmark("adapt_step", "--seconds", "5"), 65),
+        Job("patch_entropy", benchmark("patch_entropy", "--seconds", "0.2", "--budget", "40"), 60),
+        Job("attention", benchmark("attention", "--seconds", "0.2", "--budget", "130"), 170),
+        Job("adapt_step_deeplab", benchmark("adapt_step", "--arch", "deeplabv3_resnet50", "--seconds", "5"), 115),
+        Job("adapt_step_streetnet", benchmark("adapt_step", "--seconds", "3"), 60),
     ]
 
 

@@ -28,8 +28,11 @@ DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "both")
 Function = Callable[..., tuple[Tensor, ...]]
 
 
-compiled = functools.cache(functools.partial(torch.compile, dynamic=False))
-"""torch.compile, the same object for the same function, so that nothing is compiled twice."""
+@functools.cache
+def compiled(function: Function) -> Function:
+    """torch.compile, for fixed shapes; the same object for the same function, so that nothing is compiled twice."""
+    torch._dynamo.config.recompile_limit = 64  # beyond the limit, it would run eager and not say so
+    return torch.compile(function, dynamic=False)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,7 @@ def measure_case(
             errors[name], notes[name] = None, f"{type(problem).__name__}: {str(problem).splitlines()[0][:120]}"
     del expected
     allowed = benchmark.tolerance(case)
-    right = {name: function for name, function in providers.items() if (errors[name] or 0.0) <= allowed}
-    right = {name: function for name, function in right.items() if errors[name] is not None}
+    right = {name: f for name, f in providers.items() if (error := errors[name]) is not None and error <= allowed}
     rows = []
     for direction in DIRECTIONS:
         timed = {name: timed_pass(function, inputs, direction) for name, function in right.items()}

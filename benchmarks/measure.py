@@ -94,10 +94,9 @@ def peak_memory_mb(build: Callable[..., Timed], *arguments: Any, device: torch.d
     """
     if device.type == "cuda":
         timed = build(*arguments)
-        timed.run(timed.prepare())  # what is compiled or cached once is not counted
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
+        timed.run(timed.prepare())  # the scratch memory of compiling is not counted
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         timed.run(timed.prepare())
         torch.cuda.synchronize()

@@ -28,6 +28,7 @@ from sfda_engine.steps import Networks, Updates, adaptation_step
 from sfda_engine.trainer import LATENT, Trainer
 
 Provider = Literal["naive", "engine", "engine, shared forward"]
+Precision = Literal["no", "bf16"]
 Step = Callable[[], dict[str, Tensor]]
 CLASSES = 19
 
@@ -41,7 +42,7 @@ class Setting:
     size: tuple[int, int] = (256, 128)
     batch: int = 4
     backend: Literal["auto", "torch", "triton"] = "auto"
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"
     compiled: bool = False
 
     @property
@@ -51,6 +52,14 @@ class Setting:
             return "naive"
         kernels = "" if self.backend == "auto" else f", backend {self.backend}"
         return self.provider + kernels + (", compiled" if self.compiled else "")
+
+    @property
+    def label(self) -> str:
+        """The name with the precision."""
+        return f"{self.name} {PRECISIONS[self.precision]}"
+
+
+PRECISIONS = {"no": "fp32", "bf16": "bf16"}
 
 
 class Frames:
@@ -140,6 +149,7 @@ def _prepare_engine(
     trainer = Trainer(config, make_accelerator(config, None), networks, Preprocess(Normalization()), Frames(), None)
     if setting.compiled:
         # the source stays eager: L_BNS reads its layers by hooks, which a compiled graph leaves out
+        torch._dynamo.config.recompile_limit = 64
         for network in (trainer.networks.student, trainer.networks.generator, trainer.networks.discriminator):
             network.compile(dynamic=False)
     frames = frames.contiguous(memory_format=torch.channels_last)

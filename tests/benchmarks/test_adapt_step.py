@@ -69,7 +69,7 @@ def test_no_time_for_an_engine_whose_losses_differ(monkeypatch: pytest.MonkeyPat
     assert rows[0].images_per_second == pytest.approx(4e3 / rows[0].p50_ms)
     assert rows[1].p50_ms is None
     assert rows[1].note.startswith("wrong")
-    assert list(profiles) == ["naive no"]
+    assert list(profiles) == ["naive fp32"]
     assert ratios(rows) == []
 
 
