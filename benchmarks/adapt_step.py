@@ -132,7 +132,8 @@ def measure(
     profiles = {
         setting.label: phases_of(prepared[setting.label], PROFILED_STEPS)
         for setting in right
-        if setting.provider != "engine, shared forward"  # its phases are the engine's, in other places
+        # the shared forward has the engine's phases in other places; ranges would break a compiled graph
+        if setting.provider != "engine, shared forward" and not setting.compiled
     }
     del prepared
     gc.collect()

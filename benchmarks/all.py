@@ -1,13 +1,15 @@
 """python -m benchmarks.all: tests on the GPU, then every benchmark, inside 9 minutes; results stay whatever fails.
 
-Runs with the Python it is started by, from the repository root, no installation needed:
-`OUT=folder PYTHONPATH=.:kernels:export python -m benchmarks.all`. OUT defaults to benchmarks/results.
+Runs with the Python it is started by, from the repository root, with PYTHONPATH=.:kernels:export where the package is
+not installed. Tables, plots and logs go to benchmarks/results; where the environment variable OUT names a folder, a
+copy of all of them is there as benchmarks.tar.gz, renewed after every job.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -56,13 +58,14 @@ def run(job: Job, folder: Path) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--output", default="benchmarks/results")
     arguments = parser.parse_args(argv)
-    folder = Path(os.environ.get("OUT", "benchmarks/results"))
+    folder, out = Path(arguments.output), os.environ.get("OUT")
     found = jobs(folder)
     if arguments.dry_run:
         for job in found:
             print(f"{job.seconds:4} s  {sys.executable} {' '.join(job.arguments)} > {folder / job.name}.log")
-        print(f"{sum(job.seconds for job in found):4} s at most")
+        print(f"{sum(job.seconds for job in found):4} s at most" + (f"; {out}/benchmarks.tar.gz" if out else ""))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     endings = []
@@ -70,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         endings.append(run(job, folder))
         print(endings[-1], flush=True)
         (folder / "summary.txt").write_text("\n".join(endings) + "\n")
+        if out is not None:
+            shutil.make_archive(str(Path(out) / "benchmarks"), "gztar", folder)
     return 0 if all(": done" in ending for ending in endings) else 1
 
 

@@ -95,7 +95,7 @@ def profile_steps(step: Callable[[], Any], *, steps: int, device: torch.device) 
         for event in profiler.events() or []
         if event.name.startswith(PREFIX) and event.device_type == torch.autograd.DeviceType.CPU
     ]
-    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=key, row_limit=15, max_name_column_width=60)
     own = {name: total / 1e3 / steps for name, total in exclusive_times(spans).items()}
     return dict(sorted(own.items(), key=lambda item: -item[1])), table

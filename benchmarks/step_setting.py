@@ -11,13 +11,14 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from torch import Tensor, nn
 
 import sfda_kernels
 from benchmarks.naive import make_optimizers, naive_step
 from benchmarks.shared_forward import shared_forward_step
-from sfda_engine.build import make_accelerator
 from sfda_engine.config import Config, MethodConfig, RunConfig, TargetConfig
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.batch_norm import reestimate_statistics
@@ -142,11 +143,13 @@ def _prepare_engine(
 ) -> Prepared:
     """The trainer's own networks, optimizers and memory format, without its loader."""
     config = Config(
-        run=RunConfig(steps=10**6, mixed_precision=setting.precision, log_with="none"),
+        run=RunConfig(steps=10**6, log_with="none"),
         target=TargetConfig(size=setting.size, batch_size=setting.batch),
         method=method,
     )
-    trainer = Trainer(config, make_accelerator(config, None), networks, Preprocess(Normalization()), Frames(), None)
+    trainer = Trainer(
+        config, make_accelerator(setting.precision), networks, Preprocess(Normalization()), Frames(), None
+    )
     if setting.compiled:
         # the source stays eager: L_BNS reads its layers by hooks, which a compiled graph leaves out
         torch._dynamo.config.recompile_limit = 64
@@ -163,6 +166,13 @@ def _prepare_engine(
 
     prepared.step = step
     return prepared
+
+
+def make_accelerator(precision: Precision) -> Accelerator:
+    """As the engine's own, for one process; a second precision in one process needs the first one's state gone."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(mixed_precision=precision)
 
 
 def follow(naive: Prepared, engine: Prepared) -> None:

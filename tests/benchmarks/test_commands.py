@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,18 +52,40 @@ def test_a_budget_that_is_used_up_is_told(tmp_path: Path) -> None:
 
 
 def test_the_script_for_a_gpu_machine_shows_its_jobs(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["kernels", "export", "."]), "OUT": str(tmp_path / "out")}
-    command = [sys.executable, "-m", "benchmarks.all", "--dry-run"]
-    shown = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
-    for name in ("pytest", "benchmarks.attention", "benchmarks.patch_entropy", "benchmarks.adapt_step"):
+    environment = os.environ | {"PYTHON": sys.executable, "OUT": str(tmp_path / "out")}
+    command = [str(ROOT / "benchmarks" / "run_gpu.sh"), "--dry-run", "--output", str(tmp_path / "results")]
+    shown = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    for name in ("pytest", "benchmarks.attention", "benchmarks.patch_entropy", "benchmarks.adapt_step", "out/"):
         assert name in shown
-    assert str(tmp_path / "out") in shown
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_script_stays_under_nine_minutes_and_goes_on_after_a_failure(tmp_path: Path) -> None:
-    assert sum(job.seconds for job in all.jobs(tmp_path)) <= 540
-    failing, slow = all.Job("failing", ("-c", "1 / 0"), 20), all.Job("slow", ("-c", "import time; time.sleep(20)"), 1)
-    assert "failed (1)" in all.run(failing, tmp_path)
-    assert "ZeroDivisionError" in (tmp_path / "failing.log").read_text()
-    assert "stopped after 1 s" in all.run(slow, tmp_path)
+def test_the_script_goes_on_after_a_failure_and_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [
+        all.Job("failing", ("-c", "1 / 0"), 20),
+        all.Job("slow", ("-c", "import time; time.sleep(20)"), 1),
+        all.Job("good", ("-c", "print('done')"), 20),
+    ]
+    monkeypatch.setattr(all, "jobs", lambda folder: jobs)
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    assert all.main(["--output", str(tmp_path / "results")]) == 1
+    summary = (tmp_path / "results" / "summary.txt").read_text()
+    assert "failing: failed (1)" in summary
+    assert "slow: stopped after 1 s" in summary
+    assert "good: done" in summary
+    assert "ZeroDivisionError" in (tmp_path / "results" / "failing.log").read_text()
+    with tarfile.open(tmp_path / "out" / "benchmarks.tar.gz") as archive:
+        assert {"./failing.log", "./slow.log", "./good.log", "./summary.txt"} <= set(archive.getnames())
+
+
+def test_the_script_stays_under_nine_minutes() -> None:
+    assert sum(job.seconds for job in all.jobs(Path("results"))) <= 540
+
+
+def test_a_gpu_machine_needs_neither_jsonargparse_nor_docstring_parser() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['jsonargparse', 'docstring_parser'])); "
+    code = blocked + "import benchmarks.attention, benchmarks.patch_entropy, benchmarks.adapt_step"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "kernels", "export"])}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
