@@ -47,6 +47,9 @@ BLOCK_LIMIT = 2**22
 ROW_BLOCK, ROW_CHUNK, ROW_WARPS = 4, 256, 4
 """Rows and columns a row kernel handles at a time, and its warps."""
 
+TURN_BLOCK, TURN_CHUNK = 16, 64
+"""The same for a kernel that reads a map along its columns too: 16 rows are the least that fill a memory sector."""
+
 
 def choose_path(
     shape: torch.Size,
