@@ -83,16 +83,22 @@ def attention_l1(
 ) -> Tensor:
     """Mean over the 2C x N elements of |attend(teacher) - attend(student)|, Eq. 6: (B,)."""
     _check_pair(teacher, student, temperature)
-    resolve_backend(backend, "attention_l1", teacher, student)
+    resolved = resolve_backend(backend, "attention_l1", teacher, student)
+    if resolved == "triton":
+        from sfda_kernels import attended_l1_triton  # imports triton
 
     def distance(t: Tensor, s: Tensor) -> Tensor:
+        if resolved == "triton":
+            return attended_l1_triton.attended_l1(t, s, temperature, cosine)
         sides = [(reference.scale_tokens(values, temperature, cosine), values) for values in (t, s)]
         if t.device.type != "cpu":
             return (reference.attend(*sides[0]) - reference.attend(*sides[1])).abs().sum((1, 2))
         return attended_l1(*sides)
 
     with reference.full_precision(teacher):
-        dtype = torch.promote_types(reference.widen(teacher).dtype, reference.widen(student).dtype)
+        dtype = torch.promote_types(teacher.dtype, student.dtype)
+        if resolved == "torch":
+            dtype = torch.promote_types(dtype, torch.float32)
         t, s = teacher.to(dtype).flatten(2), student.to(dtype).flatten(2)
         return (distance(t.mT, s.mT) + distance(t, s)) / (2 * t[0].numel())
 

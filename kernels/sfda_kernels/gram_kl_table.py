@@ -24,16 +24,13 @@ class Tile:
     """Features a step of the main loop."""
     warps: int
     stages: int
-
-    @property
-    def split(self) -> bool:
-        """Whether the backward epilogue goes in two halves: in one, the registers do not hold a tile of 128."""
-        return self.size >= 128
+    split: bool
+    """Whether the backward epilogue goes in four column strips: in one, the registers do not hold a tile of 128."""
 
 
-SMALL = Tile(size=64, depth=64, warps=4, stages=4)
-LARGE = Tile(size=128, depth=64, warps=8, stages=3)
-INTERPRETED = Tile(size=32, depth=32, warps=4, stages=1)
+SMALL = Tile(size=64, depth=64, warps=4, stages=4, split=False)
+LARGE = Tile(size=128, depth=64, warps=8, stages=3, split=True)
+INTERPRETED = Tile(size=32, depth=32, warps=4, stages=1, split=True)
 
 LARGE_FROM = {8: 1024, 9: 1024, 10: 1024}
 """Fewest tokens for `LARGE` by compute capability: below, too few programs fill the device."""
@@ -49,6 +46,9 @@ BLOCK_LIMIT = 2**22
 
 ROW_BLOCK, ROW_CHUNK, ROW_WARPS = 4, 256, 4
 """Rows and columns a row kernel handles at a time, and its warps."""
+
+TURN_BLOCK, TURN_CHUNK = 16, 64
+"""The same for a kernel that reads a map along its columns too: 16 rows are the least that fill a memory sector."""
 
 
 def choose_path(

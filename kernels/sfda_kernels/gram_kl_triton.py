@@ -8,7 +8,6 @@ matrix W' with dX = W' X. `gram_kl_table` chooses among the paths "tiles", "hybr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from sfda_kernels import gram_rows_kernels as row_kernels
 from sfda_kernels import gram_tiles_kernels as tile_kernels
 from sfda_kernels import reference
 from sfda_kernels.backend import interpreted
-from sfda_kernels.gram_kl import SAFE_BOUND, reference_gradients
+from sfda_kernels.gram_kl import reference_gradients
 from sfda_kernels.gram_kl_table import (
     BLOCK_LIMIT,
     INTERPRETED,
@@ -31,6 +30,7 @@ from sfda_kernels.gram_kl_table import (
     choose_path,
     choose_tile,
 )
+from sfda_kernels.gram_launch import device_of, factor_dtype, known_bound, product, token_scales
 
 
 def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str, path: Path | None = None) -> Tensor:
@@ -39,7 +39,7 @@ def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str,
     fp32, fp16 or bf16 tokens of any strides; fp32 result; gradients of p and q in their own dtype. `path` overrides
     the table; "tiles" needs a bound on the logits, so cosine similarity and a temperature of at least 1/`SAFE_BOUND`.
     """
-    known = _shift(temperature, cosine) is not None
+    known = known_bound(temperature, cosine) is not None
     if path is None:
         strides = (*p.stride()[1:], *q.stride()[1:])
         path = choose_path(p.shape, strides, {p.dtype, q.dtype}, known, prefer, _major(p))
@@ -56,17 +56,17 @@ def forward(
     batch, count, _ = p.shape
     rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
     map_p, map_q = rows.new_empty(0), rows.new_empty(0)
-    with _device_of(p):
-        scales, healthy = _token_scales(p, q, temperature, cosine)
+    with device_of(p):
+        scales, healthy = token_scales(p, q, temperature, cosine)
         if path == "tiles":
             _tiles_forward(p, q, scales, rows, 1 / temperature)
         elif path == "hybrid":
-            map_p, map_q = _product(p, p.mT), _product(q, q.mT)
-            _rows_forward(map_p, map_q, scales, rows, 0, _shift(temperature, cosine))
+            map_p, map_q = product(p, p.mT), product(q, q.mT)
+            _rows_forward(map_p, map_q, scales, rows, 0, known_bound(temperature, cosine))
         else:
             for top, bottom in _blocks(batch, count):
-                block_p, block_q = (_product(x[:, top:bottom], x.mT) for x in (p, q))
-                _rows_forward(block_p, block_q, scales, rows, top, _shift(temperature, cosine))
+                block_p, block_q = (product(x[:, top:bottom], x.mT) for x in (p, q))
+                _rows_forward(block_p, block_q, scales, rows, top, known_bound(temperature, cosine))
     return rows[2].mean(1), rows, scales, healthy, map_p, map_q
 
 
@@ -88,32 +88,18 @@ def backward(
     x = q if wrt_target else p
     grad = grad.contiguous()
     saved = (scales, healthy, rows, grad, temperature, wrt_target)
-    with _device_of(p):
+    with device_of(p):
         if path == "tiles" and not wrt_target:
             w = _tiles_backward(p, q, scales, healthy, rows, grad, temperature)
-            return _product(w, x).to(x.dtype)
+            return product(w, x).to(x.dtype)
         if path == "hybrid":
-            return _product(_rows_backward(map_p, map_q, 0, _factor_dtype(x), *saved), x).to(x.dtype)
+            return product(_rows_backward(map_p, map_q, 0, factor_dtype(x), *saved), x).to(x.dtype)
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for top, bottom in _blocks(batch, count):
-            block_p, block_q = (_product(y[:, top:bottom], y.mT) for y in (p, q))
-            w = _rows_backward(block_p, block_q, top, _factor_dtype(x), *saved)
-            out[:, top:bottom] = _product(w, x)
+            block_p, block_q = (product(y[:, top:bottom], y.mT) for y in (p, q))
+            w = _rows_backward(block_p, block_q, top, factor_dtype(x), *saved)
+            out[:, top:bottom] = product(w, x)
         return out
-
-
-def _token_scales(p: Tensor, q: Tensor, temperature: float, cosine: bool) -> tuple[Tensor, Tensor]:
-    """Factor of each token of p, then q, such that the products are logits, and whether its norm is differentiated."""
-    batch, count, depth = p.shape
-    scales = torch.ones(2, batch, count, dtype=torch.float32, device=p.device)
-    healthy = torch.zeros(2, batch, count, dtype=torch.int8, device=p.device)
-    if cosine:
-        squares = torch.empty_like(scales)
-        for x, out in zip((p, q), squares, strict=True):
-            row_kernels.square_norms[(triton.cdiv(count, 32), batch)](x, out, count, depth, *x.stride(), BT=32, BD=64)
-        floors = (reference.RELATIVE_FLOOR, reference.ABSOLUTE_FLOOR)
-        row_kernels.token_scales[(batch, 2)](squares, scales, healthy, count, temperature**0.5, *floors, BT=1024)
-    return scales, healthy
 
 
 def _rows_forward(map_p: Tensor, map_q: Tensor, scales: Tensor, rows: Tensor, top: int, shift: float | None) -> None:
@@ -163,7 +149,7 @@ def _tiles_backward(
     """W' (B, T, T)."""
     batch, count, depth = p.shape
     tile, blocks, grid = _tiling(p)
-    w = torch.empty(batch, count, count, dtype=_factor_dtype(p), device=p.device)
+    w = torch.empty(batch, count, count, dtype=factor_dtype(p), device=p.device)
     parts = torch.empty(batch, blocks, count, dtype=torch.float32, device=p.device)
     tile_kernels.kl_backward_tiles[grid](
         p, q, scales, rows, grad, w, parts, count, depth, *p.stride(), *q.stride(), 1 / temperature,
@@ -191,29 +177,8 @@ def _blocks(batch: int, count: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + height, count)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right in fp32; 16-bit factors go to the tensor cores, where their products are exact."""
-    right = right.to(left.dtype)
-    if left.is_cuda and left.dtype != torch.float32:
-        return torch.bmm(left, right, out_dtype=torch.float32)
-    return torch.bmm(left.float(), right.float())
-
-
-def _factor_dtype(x: Tensor) -> torch.dtype:
-    """Type of W' in W' X: bfloat16 for float16 too, whose range the elements of W' exceed at both ends."""
-    return torch.float32 if x.dtype == torch.float32 else torch.bfloat16
-
-
-def _shift(temperature: float, cosine: bool) -> float | None:
-    return 1 / temperature if cosine and 1 / temperature <= SAFE_BOUND else None
-
-
 def _major(x: Tensor) -> int:
     return torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 9
-
-
-def _device_of(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 _forward_op = torch.library.custom_op("sfda_kernels::gram_kl_triton", forward, mutates_args=())

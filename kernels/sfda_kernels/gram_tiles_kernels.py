@@ -107,9 +107,9 @@ def kl_merge_tiles(parts, rows, T, blocks, shift, BT: tl.constexpr):
 
 
 @triton.jit
-def _halves(tile, BT: tl.constexpr):
+def _halves(tile, WIDTH: tl.constexpr):
     """Left and right half of the columns; in registers for the layouts of a matrix product."""
-    return tl.split(tl.permute(tl.reshape(tile, (BT, 2, BT // 2)), (0, 2, 1)))
+    return tl.split(tl.permute(tl.reshape(tile, (tile.shape[0], 2, WIDTH // 2)), (0, 2, 1)))
 
 
 @triton.jit
@@ -126,12 +126,12 @@ def _backward_piece(a, c, scales, rows, w, column_part, i, j, T, batch, shift, s
         rows + 2 * batch * T + j, mask=j < T, other=0.0
     )
     # One exponential for the row and the column softmax: what differs is a factor of rank one.
-    alpha_i = tl.where(i < T, tl.exp(shift - lse_i), 0.0)
-    alpha_j = tl.where(j < T, tl.exp(shift - lse_j), 0.0)
+    alpha_i = tl.where(i < T, tl.exp(shift - lse_i) * scale, 0.0)
+    alpha_j = tl.where(j < T, tl.exp(shift - lse_j) * scale, 0.0)
     gamma = (alpha_i * (gap_i - lse_i))[:, None] + (alpha_j * (gap_j - lse_j))[None, :]
-    weight = tl.exp(a - shift) * ((a - c) * (alpha_i[:, None] + alpha_j[None, :]) + gamma) * scale
+    weight = tl.exp(a - shift) * ((a - c) * (alpha_i[:, None] + alpha_j[None, :]) + gamma)
     inside = (i < T)[:, None] & (j < T)[None, :]
-    radial = tl.where(inside & (i[:, None] != j[None, :]), weight * a, 0.0)
+    radial = tl.where(i[:, None] == j[None, :], 0.0, weight * a)  # outside the map a is 0
     if off_diagonal:
         tl.store(column_part + j, tl.sum(radial, 0), mask=j < T)
     out = _scale_tile(weight, scales, i, j, T).to(w.dtype.element_ty)
@@ -147,8 +147,8 @@ def kl_backward_tiles(
     BT: tl.constexpr, BD: tl.constexpr, SPLIT: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """grid (NB (NB + 1) / 2, B): w (B, T, T) as in `kl_backward_rows` but for the diagonal of healthy tokens, and
-    parts (B, NB, T) of sum_{j != k} W_kj a_kj, one slot for each block of columns. SPLIT: the epilogue in two halves,
-    or 128 x 128 spills."""
+    parts (B, NB, T) of sum_{j != k} W_kj a_kj, one slot for each block of columns. SPLIT: the epilogue in four
+    column strips, or 128 x 128 spills."""
     tile_i, tile_j = _tile_of(tl.program_id(0))
     b = tl.program_id(1).to(tl.int64)
     batch = tl.num_programs(1)
@@ -166,11 +166,18 @@ def kl_backward_tiles(
     if SPLIT:
         a_left, a_right = _halves(a, BT)
         c_left, c_right = _halves(c, BT)
-        j = tile_j * BT + tl.arange(0, BT // 2)
-        part = _backward_piece(a_left, c_left, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal)
-        part += _backward_piece(
-            a_right, c_right, scales, rows, w, column_part, i, j + BT // 2, T, batch, shift, scale, off_diagonal
-        )
+        a_0, a_1 = _halves(a_left, BT // 2)
+        c_0, c_1 = _halves(c_left, BT // 2)
+        a_2, a_3 = _halves(a_right, BT // 2)
+        c_2, c_3 = _halves(c_right, BT // 2)
+        j = tile_j * BT + tl.arange(0, BT // 4)
+        part = _backward_piece(a_0, c_0, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal)
+        j += BT // 4
+        part += _backward_piece(a_1, c_1, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal)
+        j += BT // 4
+        part += _backward_piece(a_2, c_2, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal)
+        j += BT // 4
+        part += _backward_piece(a_3, c_3, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal)
     else:
         part = _backward_piece(a, c, scales, rows, w, column_part, i, j, T, batch, shift, scale, off_diagonal)
     tl.store(parts + (b * blocks + tile_j) * T + i, part, mask=i < T)

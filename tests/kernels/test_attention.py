@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfda_kernels import attend, attention_kl, attention_l1, channel_attention, reference, spatial_attention
+from sfda_kernels import attend, attention_kl, attention_l1, channel_attention, gram_kl, reference, spatial_attention
 
 DIVERGENCES = ["forward", "reverse", "js"]
 
@@ -135,10 +135,17 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+def limit_maps(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    """Hold at most `budget` elements of a map, on the paths of the reference and of the formulas."""
+    monkeypatch.setattr(reference, "MAP_BUDGET", budget)
+    monkeypatch.setattr(gram_kl, "STRIP", budget)
+    monkeypatch.setattr(gram_kl, "MIN_ROWS", 1)
+
+
 @pytest.mark.parametrize("budget", [2**22, 40])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradcheck(name: str, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "MAP_BUDGET", budget)
+    limit_maps(monkeypatch, budget)
     x, y = maps(2, 3, 2, 4).requires_grad_(), maps(2, 3, 4, 2, seed=1).requires_grad_()
     if name == "attend":
         y = maps(2, 3, 2, 4, seed=1).requires_grad_()
@@ -163,7 +170,7 @@ def test_pieces_equal_the_whole(name: str, budget: int, monkeypatch: pytest.Monk
         ]
 
     whole = run()
-    monkeypatch.setattr(reference, "MAP_BUDGET", budget)
+    limit_maps(monkeypatch, budget)
     for piecewise, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(piecewise, expected)
 
@@ -181,7 +188,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", ["js", "l1"])
+@pytest.mark.parametrize("name", ["js", "attend"])
 def test_memory_is_bounded_by_the_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = (maps(2, 6, 12, 12, seed=seed).requires_grad_() for seed in (0, 1))
     one_map = 2 * 144 * 144
@@ -302,7 +309,7 @@ def test_strided_views() -> None:
 
 def test_only_the_inputs_that_require_it_get_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     for budget in (2**22, 10):
-        monkeypatch.setattr(reference, "MAP_BUDGET", budget)
+        limit_maps(monkeypatch, budget)
         x, y = maps(2, 3, 2, 2).requires_grad_(), maps(2, 3, 2, 2, seed=1)
         assert attention_l1(x, y).requires_grad
         assert attention_l1(y, x).requires_grad
@@ -337,6 +344,24 @@ def test_a_pair_must_agree(shape: tuple[int, ...]) -> None:
             function(maps(1, 2, 2, 3), maps(*shape))
 
 
-def test_unknown_divergence() -> None:
+def test_unknown_names() -> None:
+    x = maps(1, 2, 2, 2)
     with pytest.raises(ValueError, match="forward, reverse, js"):
-        attention_kl(maps(1, 2, 2, 2), maps(1, 2, 2, 2), divergence="kl")  # type: ignore[arg-type]
+        attention_kl(x, x, divergence="kl")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="speed, memory"):
+        attention_kl(x, x, prefer="time")  # type: ignore[arg-type]
+    for call in (
+        lambda b: attention_kl(x, x, backend=b),
+        lambda b: attention_l1(x, x, backend=b),
+        lambda b: attend(x, backend=b),
+    ):
+        with pytest.raises(ValueError, match="auto, torch or triton"):
+            call("cuda")
+
+
+def test_mixed_precision_pairs_meet_in_the_wider_type() -> None:
+    x, y = maps(2, 4, 2, 3), maps(2, 4, 2, 3, seed=1, dtype=torch.float32)
+    for first, second in ((x, y), (y, x)):
+        wide = (first.double(), second.double())
+        torch.testing.assert_close(attention_kl(first, second), attention_kl(*wide))
+        torch.testing.assert_close(attention_l1(first, second), attention_l1(*wide))

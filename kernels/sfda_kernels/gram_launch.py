@@ -1,0 +1,54 @@
+"""What the triton paths of the attention operators share: token scales, and products of 16-bit factors in fp32."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from sfda_kernels import gram_rows_kernels, reference
+from sfda_kernels.gram_kl import SAFE_BOUND
+
+
+def token_scales(p: Tensor, q: Tensor, temperature: float, cosine: bool) -> tuple[Tensor, Tensor]:
+    """Factors (2, B, T) of the tokens of p, then q, (B, T, D), with which products of tokens become logits.
+
+    Second result, int8 of the same shape: whether the token's norm is differentiated, so is over its floor.
+    """
+    batch, count, depth = p.shape
+    scales = torch.ones(2, batch, count, dtype=torch.float32, device=p.device)
+    healthy = torch.zeros(2, batch, count, dtype=torch.int8, device=p.device)
+    if cosine:
+        squares = torch.empty_like(scales)
+        for x, out in zip((p, q), squares, strict=True):
+            grid = (triton.cdiv(count, 32), batch)
+            gram_rows_kernels.square_norms[grid](x, out, count, depth, *x.stride(), BT=32, BD=64)
+        floors = (reference.RELATIVE_FLOOR, reference.ABSOLUTE_FLOOR)
+        gram_rows_kernels.token_scales[(batch, 2)](squares, scales, healthy, count, temperature**0.5, *floors, BT=1024)
+    return scales, healthy
+
+
+def known_bound(temperature: float, cosine: bool) -> float | None:
+    """A bound on every |logit| that serves as the maximum of every row, or None: cosines are at most 1."""
+    return 1 / temperature if cosine and 1 / temperature <= SAFE_BOUND else None
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right in fp32, (B, m, k) by (B, k, n); 16-bit factors go to the tensor cores, which multiply exactly."""
+    right = right.to(left.dtype)
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
+
+
+def factor_dtype(x: Tensor) -> torch.dtype:
+    """Type of a map that multiplies tokens x: bfloat16 for float16 too, whose range attention exceeds downwards."""
+    return torch.float32 if x.dtype == torch.float32 else torch.bfloat16
+
+
+def device_of(x: Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device: the context that makes it x's."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

@@ -1,0 +1,87 @@
+"""The L1 of attended tokens by formula against autograd through the reference, float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sfda_kernels import attended_l1, gram_kl, reference
+from tests.kernels.test_gram_kl import Largest, random_like, tokens
+
+
+def oracle(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> Tensor:
+    return (reference.attend(u_t, x_t) - reference.attend(u_s, x_s)).abs().sum((1, 2))
+
+
+def sides(x: Tensor, y: Tensor, cosine: bool) -> list[Tensor]:
+    return [part for values in (x, y) for part in (reference.scale_tokens(values, 0.1, cosine), values)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.booleans(),
+    st.sampled_from([1, 64, 500, 2**17]),
+    st.integers(1, 20),
+    st.integers(0, 99),
+)
+def test_equals_the_reference(
+    batch: int, count: int, depth: int, cosine: bool, strip: int, rows: int, seed: int
+) -> None:
+    x, y = tokens(batch, count, depth, seed=seed), tokens(batch, count, depth, seed=seed + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gram_kl, "STRIP", strip)
+        patch.setattr(gram_kl, "MIN_ROWS", rows)
+        u_t, x_t, u_s, x_s = sides(x, y, cosine)
+        result = attended_l1.attended_l1((u_t, x_t), (u_s, x_s))
+        upstream = random_like(result, seed)
+        grads = torch.autograd.grad(result, [x, y], upstream)
+    expected = oracle(*sides(x, y, cosine))
+    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-10)
+    for grad, truth in zip(grads, torch.autograd.grad(expected, [x, y], upstream), strict=True):
+        torch.testing.assert_close(grad, truth, rtol=1e-8, atol=1e-8)
+
+
+def test_first_and_second_derivatives_of_each_argument() -> None:
+    """Tokens and values apart: inside the operator they need not come from the same features."""
+    inputs = [random_like(torch.empty(2, 4, 3, dtype=torch.float64), seed).requires_grad_() for seed in range(4)]
+
+    def distance(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> Tensor:
+        return attended_l1.attended_l1((u_t, x_t), (u_s, x_s))
+
+    assert torch.autograd.gradcheck(distance, inputs)
+    assert torch.autograd.gradgradcheck(distance, inputs)
+
+
+@pytest.mark.parametrize("needed", [(0, 1), (2, 3), (0, 1, 2, 3), (3,)])
+def test_registration(needed: tuple[int, ...]) -> None:
+    inputs = [random_like(torch.empty(2, 5, 3, dtype=torch.float64), seed) for seed in range(4)]
+    for index in needed:
+        inputs[index].requires_grad_()
+    torch.library.opcheck(torch.ops.sfda_kernels.attended_l1, tuple(inputs))
+
+
+def test_no_map_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram_kl, "STRIP", 2048)
+    monkeypatch.setattr(gram_kl, "MIN_ROWS", 8)
+    x, y = (tokens(2, 256, 4, seed=seed, dtype=torch.float32).detach() for seed in (0, 1))
+    u_t, x_t, u_s, x_s = sides(x, y, True)
+    with Largest() as largest:
+        _, sign, rows = attended_l1.forward(u_t, x_t, u_s, x_s)
+        attended_l1.backward(torch.ones(2), u_s, x_s, sign, *rows[2:])
+    assert largest.elements == max(2048, x.numel())
+    assert sign.dtype == torch.int8
+
+
+def test_equal_sides_have_no_distance_and_no_gradient() -> None:
+    x = tokens(2, 30, 6, seed=0, dtype=torch.float32)
+    u_t, x_t, u_s, x_s = sides(x, x.detach(), True)
+    result = attended_l1.attended_l1((u_t, x_t), (u_s, x_s))
+    (grad,) = torch.autograd.grad(result, x, torch.tensor([1.5, -2.0]))
+    assert (result == 0).all()
+    assert (grad == 0).all()
