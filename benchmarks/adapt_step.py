@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
             seconds=0.0 if arguments.quick else arguments.seconds,
             least=1 if arguments.quick else arguments.rounds,
             memory=not arguments.quick,
-            steps=COMPARED_STEPS,
+            steps=1 if arguments.quick else COMPARED_STEPS,
         )
         rows, lines, tables = rows + own, lines + ratios(own), [*tables, phase_table(profiles)]
         write_results(stem, rows, lines, tables)  # after every group: a later one may take too long

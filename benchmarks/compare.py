@@ -87,7 +87,7 @@ def measure_case(
     rows = []
     for direction in DIRECTIONS:
         timed = {name: timed_pass(function, inputs, direction) for name, function in right.items()}
-        times = time_in_turns(timed, device, seconds=seconds) if timed else {}
+        times = time_in_turns(timed, device, seconds=seconds, warmup=1 if device.type == "cpu" else 3)
         for name in providers:
             row = Row(
                 op=case.op, provider=name, direction=direction, shape=case.shape, dtype=case.dtype,

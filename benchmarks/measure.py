@@ -39,7 +39,7 @@ class Timed:
 
 
 def time_in_turns(
-    candidates: dict[str, Timed], device: torch.device, *, seconds: float, least: int = 5, warmup: int = 2
+    candidates: dict[str, Timed], device: torch.device, *, seconds: float, least: int = 5, warmup: int = 1
 ) -> dict[str, Quantiles]:
     """Time each candidate in turn until `seconds` have passed, at least `least` rounds after `warmup` ones."""
     clock = _cuda_clock() if device.type == "cuda" else _cpu_clock
