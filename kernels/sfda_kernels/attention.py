@@ -22,6 +22,7 @@ from torch import Tensor
 from sfda_kernels import gram_kl, reference
 from sfda_kernels.attended_l1 import attended_l1
 from sfda_kernels.backend import Backend, resolve_backend
+from sfda_kernels.scaled_tokens import scale_tokens
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,12 @@ def attention_kl(
         if divergence != "js" and resolved == "triton":
             return gram_kl_triton.gram_kl(p, q, temperature, cosine, prefer)
         dtype = torch.promote_types(reference.widen(p).dtype, reference.widen(q).dtype)
-        p, q = (reference.scale_tokens(tokens.to(dtype), temperature, cosine) for tokens in (p, q))
-        if divergence == "js":
-            return reference.gram_divergence(p, q, "js")
-        if p.device.type != "cpu":
-            return reference.gram_divergence(p, q, "forward")
-        return gram_kl.gram_kl(p, q, 1 / temperature if cosine else None)
+        by_formula = divergence != "js" and p.device.type == "cpu"
+        scale = scale_tokens if by_formula else reference.scale_tokens
+        p, q = (scale(tokens.to(dtype), temperature, cosine) for tokens in (p, q))
+        if by_formula:
+            return gram_kl.gram_kl(p, q, 1 / temperature if cosine else None)
+        return reference.gram_divergence(p, q, "js" if divergence == "js" else "forward")
 
     with reference.full_precision(synthetic):
         p, q = synthetic.flatten(2), target.flatten(2)
@@ -90,10 +91,10 @@ def attention_l1(
     def distance(t: Tensor, s: Tensor) -> Tensor:
         if resolved == "triton":
             return attended_l1_triton.attended_l1(t, s, temperature, cosine)
+        if t.device.type == "cpu":
+            return attended_l1(*((scale_tokens(values, temperature, cosine), values) for values in (t, s)))
         sides = [(reference.scale_tokens(values, temperature, cosine), values) for values in (t, s)]
-        if t.device.type != "cpu":
-            return (reference.attend(*sides[0]) - reference.attend(*sides[1])).abs().sum((1, 2))
-        return attended_l1(*sides)
+        return (reference.attend(*sides[0]) - reference.attend(*sides[1])).abs().sum((1, 2))
 
     with reference.full_precision(teacher):
         dtype = torch.promote_types(teacher.dtype, student.dtype)

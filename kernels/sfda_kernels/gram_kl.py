@@ -9,7 +9,7 @@ gradient over T:
     dv   = g (q - p + q^T - p^T) v
 
 The maps exist only as strips: some rows by the columns from the diagonal on, the other half follows by symmetry.
-Shapes: B samples, T tokens, D features; u and v are (B, T, D), scaled by `reference.scale_tokens`.
+Shapes: B samples, T tokens, D features; u and v are (B, T, D), scaled by `scaled_tokens`.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ def backward(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | No
     """The gradient of `p`, or of `q` if `wrt_target`, (B, T, D)."""
     batch, count = p.shape[:2]
     tokens = q if wrt_target else p
-    out = tokens.new_zeros(tokens.shape)
+    out = torch.zeros_like(tokens)
     scale = (grad / count)[:, None, None]
     for samples, top, bottom in strips(batch, count):
         u, v, x, dx = p[samples], q[samples], tokens[samples], out[samples]
         a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
         weights = _target_weights if wrt_target else _weights
         w = weights(a, b, rows[:, samples], top, bottom, shift).mul_(scale[samples])
-        dx[:, top:bottom] += w @ x[:, top:]
-        dx[:, bottom:] += w[..., bottom - top :].mT @ x[:, top:bottom]
+        dx[:, top:bottom].baddbmm_(w, x[:, top:])
+        dx[:, bottom:].baddbmm_(w[..., bottom - top :].mT, x[:, top:bottom])
     return out
 
 
@@ -152,7 +152,7 @@ def _(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
 
 @_backward_op.register_fake
 def _(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool) -> Tensor:
-    return p.new_empty(p.shape)
+    return torch.empty_like(q if wrt_target else p)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
