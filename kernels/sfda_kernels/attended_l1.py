@@ -100,9 +100,12 @@ def _(scale: Tensor, u: Tensor, x: Tensor, sign: Tensor, lse: Tensor, delta: Ten
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward pass reads
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 4
     u_t, x_t, u_s, x_s, sign, (lse_t, delta_t, lse_s, delta_s) = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         distance = (reference.attend(u_t, x_t) - reference.attend(u_s, x_s)).abs().sum((1, 2))

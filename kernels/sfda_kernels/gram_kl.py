@@ -159,9 +159,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     p, q, ctx.shift = inputs
     ctx.save_for_backward(p, q, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward pass reads
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 3
     p, q, rows = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         return *reference_gradients(reference.gram_divergence(p, q, "forward"), (p, q), grad), None

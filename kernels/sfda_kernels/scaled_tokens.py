@@ -57,9 +57,12 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor,
     tokens, ctx.temperature = inputs
     ctx.save_for_backward(tokens, *output)
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward pass reads
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 2
     tokens, *saved = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         scaled = reference.scale_tokens(tokens, ctx.temperature, True)
