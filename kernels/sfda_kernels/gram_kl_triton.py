@@ -29,6 +29,7 @@ from sfda_kernels.gram_kl_table import (
     Tile,
     choose_path,
     choose_tile,
+    is_aligned,
 )
 from sfda_kernels.gram_launch import device_of, factor_dtype, known_bound, product, token_scales
 
@@ -41,8 +42,7 @@ def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str,
     """
     known = known_bound(temperature, cosine) is not None
     if path is None:
-        strides = (*p.stride()[1:], *q.stride()[1:])
-        path = choose_path(p.shape, strides, {p.dtype, q.dtype}, known, prefer, _major(p))
+        path = choose_path(p.shape, {p.dtype, q.dtype}, is_aligned(p) and is_aligned(q), known, prefer, _major(p))
     if path == "tiles" and not known:
         raise ValueError("path 'tiles' needs cosine similarity and a temperature of at least 1/40")
     return _forward_op(p, q, temperature, cosine, path)[0]

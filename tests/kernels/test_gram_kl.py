@@ -56,7 +56,7 @@ def test_equals_the_reference(
     expected = reference.gram_divergence(scaled(x, cosine), scaled(y, cosine), "forward")
     torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
     for grad, truth in zip(grads, torch.autograd.grad(expected, [x, y], upstream), strict=True):
-        torch.testing.assert_close(grad, truth, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(grad, truth, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("bound", [10.0, None])
