@@ -51,10 +51,10 @@ def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str,
 def forward(
     p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The divergences (B,); for the backward pass rows (3, B, T), scales and healthy (2, B, T) and, on the hybrid
+    """The divergences (B,); for the backward pass rows (4, B, T), scales and healthy (2, B, T) and, on the hybrid
     path, the raw maps of p and q (B, T, T), elsewhere nothing (0,)."""
     batch, count, _ = p.shape
-    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
+    rows = torch.empty(4, batch, count, dtype=torch.float32, device=p.device)
     map_p, map_q = rows.new_empty(0), rows.new_empty(0)
     with device_of(p):
         scales, healthy = token_scales(p, q, temperature, cosine)
@@ -67,7 +67,7 @@ def forward(
             for top, bottom in _blocks(batch, count):
                 block_p, block_q = (product(x[:, top:bottom], x.mT) for x in (p, q))
                 _rows_forward(block_p, block_q, scales, rows, top, known_bound(temperature, cosine))
-    return rows[2].mean(1), rows, scales, healthy, map_p, map_q
+    return rows[3].mean(1), rows, scales, healthy, map_p, map_q
 
 
 def backward(
@@ -188,7 +188,7 @@ _backward_op = torch.library.custom_op("sfda_kernels::gram_kl_triton_backward", 
 @_forward_op.register_fake
 def _(p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str) -> tuple[Tensor, ...]:
     batch, count, _ = p.shape
-    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
+    rows = torch.empty(4, batch, count, dtype=torch.float32, device=p.device)
     maps = [rows.new_empty((batch, count, count) if path == "hybrid" else 0) for _ in range(2)]
     healthy = rows.new_empty(2, batch, count, dtype=torch.int8)
     return rows.new_empty(batch), rows, rows.new_empty(2, batch, count), healthy, *maps
