@@ -21,7 +21,7 @@ from sfda_kernels.gram_launch import device_of, factor_dtype, product, token_sca
 
 
 def attended_l1(teacher: Tensor, student: Tensor, temperature: float, cosine: bool) -> Tensor:
-    """Sum over tokens and features of |S^t x^t - S^s x^s|, raw tokens (B, T, D) of one dtype, fp32 result (B,).
+    """Sum over tokens and features of |S^t x^t - S^s x^s|, raw tokens (B, T, D) of fp32, fp16 or bf16: fp32 (B,).
 
     Samples go in groups whose maps together have at most `gram_kl_table.MAP_LIMIT` elements.
     """

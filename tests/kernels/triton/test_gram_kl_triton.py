@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfda_kernels import attention_kl, reference
+from sfda_kernels import attention_kl, attention_l1, reference
 from tests.kernels.features import Largest, random_like, tokens
 
 gram_kl_triton = pytest.importorskip("sfda_kernels.gram_kl_triton")
@@ -208,3 +208,17 @@ def test_tiles_need_a_bound(device: torch.device) -> None:
     for temperature, cosine in ((0.01, True), (0.1, False)):
         with pytest.raises(ValueError, match="tiles"):
             gram_kl_triton.gram_kl(x, x, temperature, cosine, "speed", "tiles")
+
+
+@pytest.mark.parametrize("operator", [attention_kl, attention_l1])
+def test_compiled_equals_eager(device: torch.device, operator: Any) -> None:
+    def run(function: Any) -> list[Tensor]:
+        x, y = (random_like(torch.empty(1, 4, 2, 3), seed).to(device).requires_grad_() for seed in (0, 1))
+        out = function(x, y, backend="triton")
+        total = out if isinstance(out, Tensor) else out[0] - 2 * out[1]
+        return [total, *torch.autograd.grad(total, [x, y], torch.ones_like(total))]
+
+    for result, expected in zip(
+        run(torch.compile(operator, backend="aot_eager", fullgraph=True)), run(operator), strict=True
+    ):
+        torch.testing.assert_close(result, expected)
