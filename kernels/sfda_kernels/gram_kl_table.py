@@ -71,9 +71,9 @@ def choose_path(
 
 def is_aligned(x: Tensor) -> bool:
     """Whether a tile kernel can copy 16-bit tokens (B, T, D) in whole 16-byte pieces; it degrades to scalars, and its
-    registers spill, unless one stride is 1 and sizes, other strides and offset are multiples of 16."""
+    registers spill, unless one stride is 1 and sizes and other strides are multiples of 16."""
     others = [stride for stride in x.stride() if stride != 1]
-    return 1 in x.stride()[1:] and all(value % 16 == 0 for value in (*x.shape[1:], *others, x.storage_offset()))
+    return 1 in x.stride()[1:] and all(value % 16 == 0 for value in (*x.shape[1:], *others))
 
 
 def choose_tile(count: int, major: int) -> Tile:

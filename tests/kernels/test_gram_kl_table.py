@@ -68,6 +68,6 @@ def test_alignment() -> None:
     assert is_aligned(x.mT)
     assert is_aligned(x[:, :32, 16:])
     assert not is_aligned(x[:, :40])
-    assert not is_aligned(x[:, :, 8:40])
+    assert not is_aligned(x[:, :, :40])
     assert not is_aligned(x[:, ::2, ::3])
     assert not is_aligned(torch.zeros(2, 64, 56)[:, :, :48])
