@@ -9,7 +9,7 @@ With tokens u, values x, S the row softmax of u u^T and A = S x, for teacher t a
 
 A is not kept: the backward pass needs the sign (int8) and four numbers a row. It takes three matrix products where
 autograd takes four, as u u^T is symmetric. The maps exist only as strips, see `gram_kl`.
-Shapes: B samples, T tokens, D features; u are (B, T, D) scaled by `reference.scale_tokens`, x (B, T, D) are not.
+Shapes: B samples, T tokens, D features; u are (B, T, D) scaled by `scaled_tokens`, x (B, T, D) are not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def forward(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> tuple[Tensor,
     """The distances (B,); for the backward pass the sign (B, T, D) and lse, delta of t, then s (4, B, T)."""
     batch, count = u_t.shape[:2]
     rows = u_t.new_empty(4, batch, count)
-    sign = torch.empty(u_t.shape, dtype=torch.int8, device=u_t.device)
+    sign = torch.empty_like(u_t, dtype=torch.int8)
     for samples, top, bottom in strips(batch, count):
         piece = (samples, slice(top, bottom))
         attended_t, rows[0][piece] = _attend(u_t[samples], x_t[samples], top, bottom)
@@ -59,19 +59,19 @@ def _attend(tokens: Tensor, values: Tensor, top: int, bottom: int) -> tuple[Tens
 def backward(scale: Tensor, u: Tensor, x: Tensor, sign: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of one side's tokens u and values x (B, T, D), where dL/dA = scale (B,) * sign."""
     batch, count = u.shape[:2]
-    du, dx = u.new_zeros(u.shape), x.new_zeros(x.shape)
+    du, dx = torch.zeros_like(u), torch.zeros_like(x)
     for samples, top, bottom in strips(batch, count):
         here, after, height = slice(top, bottom), slice(top, count), bottom - top
         g = (sign[samples, after].to(u.dtype)).mul_(scale[samples, None, None])
         d = delta[samples] * scale[samples, None]
         beside, below = _map_strip(u[samples], lse[samples], top, bottom)
-        dx[samples, after] += beside.mT @ g[:, :height]
-        dx[samples, here] += below[..., height:] @ g[:, height:]
+        dx[samples, after].baddbmm_(beside.mT, g[:, :height])
+        dx[samples, here].baddbmm_(below[..., height:], g[:, height:])
         beside.mul_((g[:, :height] @ x[samples, after].mT).sub_(d[:, here, None]))
         below.mul_((x[samples, here] @ g.mT).sub_(d[:, None, after]))
         w = beside.add_(below)
-        du[samples, here] += w @ u[samples, after]
-        du[samples, bottom:] += w[..., height:].mT @ u[samples, here]
+        du[samples, here].baddbmm_(w, u[samples, after])
+        du[samples, bottom:].baddbmm_(w[..., height:].mT, u[samples, here])
     return du, dx
 
 
@@ -89,20 +89,23 @@ _backward_op = torch.library.custom_op("sfda_kernels::attended_l1_backward", bac
 @_forward_op.register_fake
 def _(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     batch, count, _ = u_t.shape
-    return u_t.new_empty(batch), u_t.new_empty(u_t.shape, dtype=torch.int8), u_t.new_empty(4, batch, count)
+    return u_t.new_empty(batch), torch.empty_like(u_t, dtype=torch.int8), u_t.new_empty(4, batch, count)
 
 
 @_backward_op.register_fake
 def _(scale: Tensor, u: Tensor, x: Tensor, sign: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), x.new_empty(x.shape)
+    return torch.empty_like(u), torch.empty_like(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward pass reads
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 4
     u_t, x_t, u_s, x_s, sign, (lse_t, delta_t, lse_s, delta_s) = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         distance = (reference.attend(u_t, x_t) - reference.attend(u_s, x_s)).abs().sum((1, 2))

@@ -21,7 +21,7 @@ from sfda_kernels.gram_launch import device_of, factor_dtype, product, token_sca
 
 
 def attended_l1(teacher: Tensor, student: Tensor, temperature: float, cosine: bool) -> Tensor:
-    """Sum over tokens and features of |S^t x^t - S^s x^s|, raw tokens (B, T, D) of one dtype, fp32 result (B,).
+    """Sum over tokens and features of |S^t x^t - S^s x^s|, raw tokens (B, T, D) of fp32, fp16 or bf16: fp32 (B,).
 
     Samples go in groups whose maps together have at most `gram_kl_table.MAP_LIMIT` elements.
     """
@@ -116,9 +116,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     teacher, student, ctx.temperature, ctx.cosine, *_ = inputs
     ctx.save_for_backward(teacher, student, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward pass reads
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
     teacher, student, sign, rows, scales, healthy, map_t, map_s = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         attended = []

@@ -22,6 +22,7 @@ from torch import Tensor
 from sfda_kernels import gram_kl, reference
 from sfda_kernels.attended_l1 import attended_l1
 from sfda_kernels.backend import Backend, resolve_backend
+from sfda_kernels.scaled_tokens import scale_tokens
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +50,21 @@ def attention_kl(
     _check_name("divergence", divergence, get_args(Divergence))
     _check_name("prefer", prefer, get_args(Preference))
     _check_pair(synthetic, target, temperature)
-    resolved = resolve_backend(backend, "attention_kl", synthetic, target)
-    if divergence == "js" and resolved == "triton":
+    kernels = resolve_backend(backend, "attention_kl", synthetic, target) == "triton"
+    if kernels and divergence == "js":
         _log_plain("attention_kl", "the Jensen-Shannon divergence has no kernel")
-    elif resolved == "triton":
-        from sfda_kernels import gram_kl_triton  # imports triton
 
     def distance(p: Tensor, q: Tensor) -> Tensor:
         if divergence == "reverse":
             p, q = q, p
-        if divergence != "js" and resolved == "triton":
+        if divergence == "js" or (p.device.type != "cpu" and not kernels):
+            p, q = (reference.scale_tokens(tokens, temperature, cosine) for tokens in _widen_pair(p, q))
+            return reference.gram_divergence(p, q, "js" if divergence == "js" else "forward")
+        if kernels:
+            from sfda_kernels import gram_kl_triton  # here, as it imports triton
+
             return gram_kl_triton.gram_kl(p, q, temperature, cosine, prefer)
-        dtype = torch.promote_types(reference.widen(p).dtype, reference.widen(q).dtype)
-        p, q = (reference.scale_tokens(tokens.to(dtype), temperature, cosine) for tokens in (p, q))
-        if divergence == "js":
-            return reference.gram_divergence(p, q, "js")
-        if p.device.type != "cpu":
-            return reference.gram_divergence(p, q, "forward")
+        p, q = (scale_tokens(tokens, temperature, cosine) for tokens in _widen_pair(p, q))
         return gram_kl.gram_kl(p, q, 1 / temperature if cosine else None)
 
     with reference.full_precision(synthetic):
@@ -83,23 +82,22 @@ def attention_l1(
 ) -> Tensor:
     """Mean over the 2C x N elements of |attend(teacher) - attend(student)|, Eq. 6: (B,)."""
     _check_pair(teacher, student, temperature)
-    resolved = resolve_backend(backend, "attention_l1", teacher, student)
-    if resolved == "triton":
-        from sfda_kernels import attended_l1_triton  # imports triton
+    kernels = resolve_backend(backend, "attention_l1", teacher, student) == "triton"
 
     def distance(t: Tensor, s: Tensor) -> Tensor:
-        if resolved == "triton":
+        if kernels:
+            from sfda_kernels import attended_l1_triton  # here, as it imports triton
+
             return attended_l1_triton.attended_l1(t, s, temperature, cosine)
-        sides = [(reference.scale_tokens(values, temperature, cosine), values) for values in (t, s)]
-        if t.device.type != "cpu":
-            return (reference.attend(*sides[0]) - reference.attend(*sides[1])).abs().sum((1, 2))
-        return attended_l1(*sides)
+        t, s = _widen_pair(t, s)
+        if t.device.type == "cpu":
+            u, v = (scale_tokens(values, temperature, cosine) for values in (t, s))
+            return attended_l1((u, t), (v, s))
+        u, v = (reference.scale_tokens(values, temperature, cosine) for values in (t, s))
+        return (reference.attend(u, t) - reference.attend(v, s)).abs().sum((1, 2))
 
     with reference.full_precision(teacher):
-        dtype = torch.promote_types(teacher.dtype, student.dtype)
-        if resolved == "torch":
-            dtype = torch.promote_types(dtype, torch.float32)
-        t, s = teacher.to(dtype).flatten(2), student.to(dtype).flatten(2)
+        t, s = teacher.flatten(2), student.flatten(2)
         return (distance(t.mT, s.mT) + distance(t, s)) / (2 * t[0].numel())
 
 
@@ -144,14 +142,25 @@ def _flatten(features: Tensor) -> Tensor:
     return reference.widen(features).flatten(2)
 
 
-@functools.cache
 def _log_plain(operator: str, reason: str) -> None:
+    if not torch.compiler.is_compiling():  # a log call would break the graph
+        _log_plain_once(operator, reason)
+
+
+@functools.cache
+def _log_plain_once(operator: str, reason: str) -> None:
     log.info("%s runs the torch reference on the triton backend too: %s", operator, reason)
 
 
 def _check_name(argument: str, name: str, names: tuple[str, ...]) -> None:
     if name not in names:
         raise ValueError(f"{argument} must be one of {', '.join(names)}, not {name!r}")
+
+
+def _widen_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider of their accumulation types."""
+    dtype = torch.promote_types(reference.widen(first).dtype, reference.widen(second).dtype)
+    return first.to(dtype), second.to(dtype)
 
 
 def _check(features: Tensor, temperature: float) -> None:

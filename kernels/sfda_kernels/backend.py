@@ -47,7 +47,8 @@ def resolve_backend(backend: Backend, operator: str, *tensors: Tensor) -> Resolv
             raise ValueError(f"{operator}: backend='triton' cannot run here: {obstacle}")
         return "triton"
     if obstacle is not None:
-        _log_once(operator, obstacle)
+        if not torch.compiler.is_compiling():  # a log call would break the graph
+            _log_once(operator, obstacle)
         return "torch"
     return "triton"
 

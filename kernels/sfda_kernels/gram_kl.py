@@ -3,13 +3,13 @@
 With logits a = u u^T and b = v v^T, p and q their row softmaxes, lse their row log-sum-exps, and g the upstream
 gradient over T:
 
-    KL_i = sum_j p_ij (a_ij - b_ij) - lse^a_i + lse^b_i
-    D_ij = g dKL_i/da_ij = g p_ij (a_ij - b_ij - lse^a_i + lse^b_i - KL_i)
+    m_i  = sum_j p_ij (a_ij - b_ij),   KL_i = m_i - lse^a_i + lse^b_i
+    D_ij = g dKL_i/da_ij = g p_ij (a_ij - b_ij - m_i)
     du   = (D + D^T) u                    a is symmetric: a_ij appears in rows i and j
     dv   = g (q - p + q^T - p^T) v
 
 The maps exist only as strips: some rows by the columns from the diagonal on, the other half follows by symmetry.
-Shapes: B samples, T tokens, D features; u and v are (B, T, D), scaled by `reference.scale_tokens`.
+Shapes: B samples, T tokens, D features; u and v are (B, T, D), scaled by `scaled_tokens`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def gram_kl(p: Tensor, q: Tensor, bound: float | None) -> Tensor:
 
 
 def forward(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
-    """The divergences (B,) and, for the backward pass, lse^a, lse^b and KL of each row (3, B, T)."""
+    """The divergences (B,) and, for the backward pass, lse^a, lse^b, m and KL of each row (4, B, T)."""
     batch, count = p.shape[:2]
-    rows = p.new_zeros(3, batch, count)
+    rows = p.new_zeros(4, batch, count)
     for samples, top, bottom in strips(batch, count):
         u, v, sums = p[samples], q[samples], rows[:, samples]
         if shift is None:
@@ -53,20 +53,22 @@ def forward(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
             _row_statistics(a, b, sums[..., top:bottom])
         else:
             a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
-            _add_sums(a, b, shift, sums[..., top:], bottom - top)
+            _add_sums(a, b, shift, sums[:3, :, top:], bottom - top)
     if shift is not None:
-        mass_p, mass_q, weighted = rows
-        weighted.div_(mass_p).sub_(mass_p.log_()).add_(mass_q.log_())
+        rows[2] /= rows[0]
+        rows[:2].log_()
+        rows[3] = rows[2] - rows[0] + rows[1]
         rows[:2] += shift
-    return rows[2].mean(1), rows
+    return rows[3].mean(1), rows
 
 
 def _row_statistics(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """lse^a, lse^b and KL of complete rows (b, t, T) into `out` (3, b, t); overwrites a and b."""
+    """lse^a, lse^b, m and KL of complete rows (b, t, T) into `out` (4, b, t); overwrites a and b."""
     lse_p, lse_q = torch.logsumexp(a, 2), torch.logsumexp(b, 2)
     b.neg_().add_(a)
     a.sub_(lse_p.unsqueeze(2)).exp_()
-    out.copy_(torch.stack([lse_p, lse_q, a.mul_(b).sum(2) - lse_p + lse_q]))
+    mean = a.mul_(b).sum(2)
+    out.copy_(torch.stack([lse_p, lse_q, mean, mean - lse_p + lse_q]))
 
 
 def _add_sums(a: Tensor, b: Tensor, shift: float, out: Tensor, height: int) -> None:
@@ -87,36 +89,34 @@ def backward(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | No
     """The gradient of `p`, or of `q` if `wrt_target`, (B, T, D)."""
     batch, count = p.shape[:2]
     tokens = q if wrt_target else p
-    out = tokens.new_zeros(tokens.shape)
+    out = torch.zeros_like(tokens)
     scale = (grad / count)[:, None, None]
     for samples, top, bottom in strips(batch, count):
         u, v, x, dx = p[samples], q[samples], tokens[samples], out[samples]
         a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
         weights = _target_weights if wrt_target else _weights
         w = weights(a, b, rows[:, samples], top, bottom, shift).mul_(scale[samples])
-        dx[:, top:bottom] += w @ x[:, top:]
-        dx[:, bottom:] += w[..., bottom - top :].mT @ x[:, top:bottom]
+        dx[:, top:bottom].baddbmm_(w, x[:, top:])
+        dx[:, bottom:].baddbmm_(w[..., bottom - top :].mT, x[:, top:bottom])
     return out
 
 
 def _weights(a: Tensor, b: Tensor, rows: Tensor, top: int, bottom: int, shift: float | None) -> Tensor:
     """D + D^T over a strip, for g = 1; overwrites a and b.
 
-    With a shift one exponential serves both: e^(a - shift) ((a - b)(alpha_i + alpha_j) + gamma_i + gamma_j),
-    alpha = e^(shift - lse^a), gamma = alpha (lse^b - lse^a - KL).
+    With a shift one exponential serves both: e^(a - shift) (alpha_i (a - b - m_i) + alpha_j (a - b - m_j)) where
+    alpha = e^(shift - lse^a).
     """
-    lse, gap = rows[0], rows[1] - rows[0] - rows[2]
+    lse, mean = rows[0], rows[2]
     difference = b.neg_().add_(a)
+    below = difference - mean[:, None, top:]
+    beside = difference.sub_(mean[:, top:bottom, None])
     if shift is None:
-        below = (a - lse[:, None, top:]).exp_()
-        below.mul_(difference + gap[:, None, top:])
-        beside = a.sub_(lse[:, top:bottom, None]).exp_()
-        return beside.mul_(difference.add_(gap[:, top:bottom, None])).add_(below)
+        below.mul_((a - lse[:, None, top:]).exp_())
+        return beside.mul_(a.sub_(lse[:, top:bottom, None]).exp_()).add_(below)
     alpha = (shift - lse).exp()
-    gamma = alpha * gap
-    difference.mul_(alpha[:, top:bottom, None] + alpha[:, None, top:])
-    difference.add_(gamma[:, top:bottom, None]).add_(gamma[:, None, top:])
-    return a.sub_(shift).exp_().mul_(difference)
+    beside.mul_(alpha[:, top:bottom, None]).addcmul_(below, alpha[:, None, top:])
+    return beside.mul_(a.sub_(shift).exp_())
 
 
 def _target_weights(a: Tensor, b: Tensor, rows: Tensor, top: int, bottom: int, shift: float | None) -> Tensor:
@@ -147,21 +147,24 @@ _backward_op = torch.library.custom_op("sfda_kernels::gram_kl_backward", backwar
 
 @_forward_op.register_fake
 def _(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
-    return p.new_empty(p.shape[0]), p.new_empty(3, *p.shape[:2])
+    return p.new_empty(p.shape[0]), p.new_empty(4, *p.shape[:2])
 
 
 @_backward_op.register_fake
 def _(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | None, wrt_target: bool) -> Tensor:
-    return p.new_empty(p.shape)
+    return torch.empty_like(q if wrt_target else p)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     p, q, ctx.shift = inputs
     ctx.save_for_backward(p, q, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward pass reads
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 3
     p, q, rows = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         return *reference_gradients(reference.gram_divergence(p, q, "forward"), (p, q), grad), None

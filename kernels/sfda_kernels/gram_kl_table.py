@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Path = Literal["tiles", "hybrid", "blocks"]
 
@@ -52,27 +53,27 @@ TURN_BLOCK, TURN_CHUNK = 16, 64
 
 
 def choose_path(
-    shape: torch.Size,
-    strides: tuple[int, ...],
-    dtypes: set[torch.dtype],
-    known: bool,
-    prefer: str,
-    major: int,
+    shape: torch.Size, dtypes: set[torch.dtype], aligned: bool, known: bool, prefer: str, major: int
 ) -> Path:
     """Path for tokens of `shape` (B, T, D) and a device of compute capability `major`.
 
-    "tiles": maps recomputed in tiles, for fewer features than `HYBRID_FROM`; 16-bit features in rows of a multiple of
-    16 (`strides` are those of both tensors), else its copies degrade to scalars; a `known` bound on the logits.
-    "hybrid": both maps by cuBLAS in fp32 and one fused pass each way. "blocks": the same on some rows at a time,
-    again in the backward pass: `prefer="memory"`, or maps over `MAP_LIMIT`.
+    "tiles": maps recomputed in tiles, for fewer features than `HYBRID_FROM`, 16-bit and `aligned`, with a `known`
+    bound on the logits. "hybrid": both maps by cuBLAS in fp32 and one fused pass each way. "blocks": the same on some
+    rows at a time, again in the backward pass: `prefer="memory"`, or maps over `MAP_LIMIT`.
     """
     batch, count, depth = shape
     if prefer == "memory":
         return "blocks"
-    aligned = all(value % 16 == 0 or value == 1 for value in (count, depth, *strides))
     if known and aligned and torch.float32 not in dtypes and depth < HYBRID_FROM.get(major, 1024):
         return "tiles"
     return "hybrid" if 2 * batch * count**2 <= MAP_LIMIT else "blocks"
+
+
+def is_aligned(x: Tensor) -> bool:
+    """Whether a tile kernel can copy 16-bit tokens (B, T, D) in whole 16-byte pieces; it degrades to scalars, and its
+    registers spill, unless one stride is 1 and sizes and other strides are multiples of 16."""
+    others = [stride for stride in x.stride() if stride != 1]
+    return 1 in x.stride()[1:] and all(value % 16 == 0 for value in (*x.shape[1:], *others))
 
 
 def choose_tile(count: int, major: int) -> Tile:

@@ -29,6 +29,7 @@ from sfda_kernels.gram_kl_table import (
     Tile,
     choose_path,
     choose_tile,
+    is_aligned,
 )
 from sfda_kernels.gram_launch import device_of, factor_dtype, known_bound, product, token_scales
 
@@ -41,8 +42,7 @@ def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str,
     """
     known = known_bound(temperature, cosine) is not None
     if path is None:
-        strides = (*p.stride()[1:], *q.stride()[1:])
-        path = choose_path(p.shape, strides, {p.dtype, q.dtype}, known, prefer, _major(p))
+        path = choose_path(p.shape, {p.dtype, q.dtype}, is_aligned(p) and is_aligned(q), known, prefer, _major(p))
     if path == "tiles" and not known:
         raise ValueError("path 'tiles' needs cosine similarity and a temperature of at least 1/40")
     return _forward_op(p, q, temperature, cosine, path)[0]
@@ -51,10 +51,10 @@ def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str,
 def forward(
     p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The divergences (B,); for the backward pass rows (3, B, T), scales and healthy (2, B, T) and, on the hybrid
+    """The divergences (B,); for the backward pass rows (4, B, T), scales and healthy (2, B, T) and, on the hybrid
     path, the raw maps of p and q (B, T, T), elsewhere nothing (0,)."""
     batch, count, _ = p.shape
-    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
+    rows = torch.empty(4, batch, count, dtype=torch.float32, device=p.device)
     map_p, map_q = rows.new_empty(0), rows.new_empty(0)
     with device_of(p):
         scales, healthy = token_scales(p, q, temperature, cosine)
@@ -67,7 +67,7 @@ def forward(
             for top, bottom in _blocks(batch, count):
                 block_p, block_q = (product(x[:, top:bottom], x.mT) for x in (p, q))
                 _rows_forward(block_p, block_q, scales, rows, top, known_bound(temperature, cosine))
-    return rows[2].mean(1), rows, scales, healthy, map_p, map_q
+    return rows[3].mean(1), rows, scales, healthy, map_p, map_q
 
 
 def backward(
@@ -188,7 +188,7 @@ _backward_op = torch.library.custom_op("sfda_kernels::gram_kl_triton_backward", 
 @_forward_op.register_fake
 def _(p: Tensor, q: Tensor, temperature: float, cosine: bool, path: str) -> tuple[Tensor, ...]:
     batch, count, _ = p.shape
-    rows = torch.empty(3, batch, count, dtype=torch.float32, device=p.device)
+    rows = torch.empty(4, batch, count, dtype=torch.float32, device=p.device)
     maps = [rows.new_empty((batch, count, count) if path == "hybrid" else 0) for _ in range(2)]
     healthy = rows.new_empty(2, batch, count, dtype=torch.int8)
     return rows.new_empty(batch), rows, rows.new_empty(2, batch, count), healthy, *maps
@@ -204,9 +204,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     p, q, ctx.temperature, ctx.cosine, ctx.path = inputs
     ctx.save_for_backward(p, q, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros for the outputs that only the backward pass reads
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 5
     p, q, *saved = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         u, v = (reference.scale_tokens(reference.widen(x), ctx.temperature, ctx.cosine) for x in (p, q))

@@ -5,7 +5,8 @@
 fp32; the logits are a_ij = s_i s_j x_i . x_j with s the scale of a token, and both are symmetric. A program owns its
 rows: no partial sums, no atomics, the same result in every run.
 
-B samples, T tokens, D features. `scales` (2, B, T) holds s of p, then q; `rows` (3, B, T) lse^a, lse^b and KL.
+B samples, T tokens, D features. `scales` (2, B, T) holds s of p, then q; `rows` (4, B, T) lse^a,
+lse^b, m and KL. The logits called b there are c here, where b is the sample.
 """
 
 from __future__ import annotations
@@ -102,11 +103,12 @@ def kl_forward_rows(
     total_p = tl.sum(mass_p * fade, 1)
     lse_p = max_p + tl.log(total_p)
     lse_q = max_q + tl.log(tl.sum(mass_q * tl.exp(largest_q - max_q[:, None]), 1))
-    kl = tl.sum(weighted * fade, 1) / total_p - lse_p + lse_q
+    mean = tl.sum(weighted * fade, 1) / total_p
     at = rows + b * T + i
     tl.store(at, lse_p, mask=row < height)
     tl.store(at + batch * T, lse_q, mask=row < height)
-    tl.store(at + 2 * batch * T, kl, mask=row < height)
+    tl.store(at + 2 * batch * T, mean, mask=row < height)
+    tl.store(at + 3 * batch * T, mean - lse_p + lse_q, mask=row < height)
 
 
 @triton.jit
@@ -127,7 +129,7 @@ def kl_backward_rows(
     in_rows = row < height
     lse_p = tl.load(rows + b * T + i, mask=in_rows, other=0.0)
     lse_q = tl.load(rows + (batch + b) * T + i, mask=in_rows, other=0.0)
-    kl = tl.load(rows + (2 * batch + b) * T + i, mask=in_rows, other=0.0)
+    mean = tl.load(rows + (2 * batch + b) * T + i, mask=in_rows, other=0.0)
     own = tl.load(of_tokens + b * T + i, mask=in_rows, other=0.0)
     scale = tl.load(grad + b) / T
     radial = tl.zeros((BR, BC), tl.float32)
@@ -139,14 +141,14 @@ def kl_backward_rows(
         c = _map_chunk(gram_q, scales + batch * T, row, b, i, j, T, height)
         other_p = tl.load(rows + b * T + j, mask=in_columns, other=0.0)[None, :]
         other_q = tl.load(rows + (batch + b) * T + j, mask=in_columns, other=0.0)[None, :]
-        other_kl = tl.load(rows + (2 * batch + b) * T + j, mask=in_columns, other=0.0)[None, :]
+        other_mean = tl.load(rows + (2 * batch + b) * T + j, mask=in_columns, other=0.0)[None, :]
         beside = tl.exp(a - lse_p[:, None])
         below = tl.exp(a - other_p)
         if TARGET:
             weight = tl.exp(c - lse_q[:, None]) - beside + tl.exp(c - other_q) - below
             a = c
         else:
-            weight = beside * (a - c + (lse_q - lse_p - kl)[:, None]) + below * (a - c + (other_q - other_p - other_kl))
+            weight = beside * (a - c - mean[:, None]) + below * (a - c - other_mean)
         weight = tl.where(in_columns[None, :], weight * scale, 0.0)
         on_diagonal = i[:, None] == j[None, :]
         radial += tl.where(on_diagonal, 0.0, weight * a)

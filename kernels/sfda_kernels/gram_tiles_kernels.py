@@ -5,8 +5,9 @@
 above the diagonal and serves both halves. Every slot of a partial sum has one writer and slots are added in order:
 no atomics, the same result in every run. For cosine similarity, where a bound on the logits is known.
 
-B samples, T tokens, D features. `scales` (2, B, T) holds the scale of a token, p's, then q's; `rows` (3, B, T) lse^a,
-lse^b and KL. UPCAST: triton's interpreter multiplies bfloat16 as integers, so there operands become fp32 on load.
+B samples, T tokens, D features. `scales` (2, B, T) holds the scale of a token, p's, then q's; `rows` (4, B, T) lse^a,
+lse^b, m and KL; the logits called b there are c here, where b is the sample. UPCAST: triton's interpreter multiplies
+bfloat16 as integers, so there operands become fp32 on load.
 """
 
 from __future__ import annotations
@@ -98,12 +99,14 @@ def kl_merge_tiles(parts, rows, T, blocks, shift, BT: tl.constexpr):
         mass_p += tl.load(at, mask=t < T, other=1.0)
         mass_q += tl.load(at + T, mask=t < T, other=1.0)
         weighted += tl.load(at + 2 * T, mask=t < T, other=0.0)
-    lse_p = shift + tl.log(mass_p)
-    lse_q = shift + tl.log(mass_q)
+    log_p = tl.log(mass_p)
+    log_q = tl.log(mass_q)
+    mean = weighted / mass_p
     at = rows + b * T + t
-    tl.store(at, lse_p, mask=t < T)
-    tl.store(at + batch * T, lse_q, mask=t < T)
-    tl.store(at + 2 * batch * T, weighted / mass_p - lse_p + lse_q, mask=t < T)
+    tl.store(at, shift + log_p, mask=t < T)
+    tl.store(at + batch * T, shift + log_q, mask=t < T)
+    tl.store(at + 2 * batch * T, mean, mask=t < T)
+    tl.store(at + 3 * batch * T, mean - log_p + log_q, mask=t < T)
 
 
 @triton.jit
@@ -117,19 +120,13 @@ def _backward_piece(a, c, scales, rows, w, column_part, i, j, T, batch, shift, s
     """Writes w for the raw piece (i, j) and its mirror image; returns its part of sum_{j != k} W_kj a_kj of rows i."""
     a = _scale_tile(a, scales, i, j, T)
     c = _scale_tile(c, scales + batch * T, i, j, T)
-    lse_i = tl.load(rows + i, mask=i < T, other=0.0)
-    gap_i = tl.load(rows + batch * T + i, mask=i < T, other=0.0) - tl.load(
-        rows + 2 * batch * T + i, mask=i < T, other=0.0
-    )
-    lse_j = tl.load(rows + j, mask=j < T, other=0.0)
-    gap_j = tl.load(rows + batch * T + j, mask=j < T, other=0.0) - tl.load(
-        rows + 2 * batch * T + j, mask=j < T, other=0.0
-    )
     # One exponential for the row and the column softmax: what differs is a factor of rank one.
-    alpha_i = tl.where(i < T, tl.exp(shift - lse_i) * scale, 0.0)
-    alpha_j = tl.where(j < T, tl.exp(shift - lse_j) * scale, 0.0)
-    gamma = (alpha_i * (gap_i - lse_i))[:, None] + (alpha_j * (gap_j - lse_j))[None, :]
-    weight = tl.exp(a - shift) * ((a - c) * (alpha_i[:, None] + alpha_j[None, :]) + gamma)
+    alpha_i = tl.where(i < T, tl.exp(shift - tl.load(rows + i, mask=i < T, other=0.0)) * scale, 0.0)
+    alpha_j = tl.where(j < T, tl.exp(shift - tl.load(rows + j, mask=j < T, other=0.0)) * scale, 0.0)
+    mean_i = tl.load(rows + 2 * batch * T + i, mask=i < T, other=0.0)
+    mean_j = tl.load(rows + 2 * batch * T + j, mask=j < T, other=0.0)
+    weight = alpha_i[:, None] * (a - c - mean_i[:, None]) + alpha_j[None, :] * (a - c - mean_j[None, :])
+    weight *= tl.exp(a - shift)
     inside = (i < T)[:, None] & (j < T)[None, :]
     radial = tl.where(i[:, None] == j[None, :], 0.0, weight * a)  # outside the map a is 0
     if off_diagonal:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfda_kernels import attend, attention_kl, attention_l1, channel_attention, gram_kl, reference, spatial_attention
@@ -365,3 +367,27 @@ def test_mixed_precision_pairs_meet_in_the_wider_type() -> None:
         wide = (first.double(), second.double())
         torch.testing.assert_close(attention_kl(first, second), attention_kl(*wide))
         torch.testing.assert_close(attention_l1(first, second), attention_l1(*wide))
+
+
+@pytest.mark.parametrize("name", ["forward", "reverse", "raw", "l1"])
+def test_compiled_equals_eager(name: str) -> None:
+    """One graph, without breaks, in which the operators are single nodes, forward and backward."""
+    operators: list[str] = []
+
+    def record(module: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        operators.extend(str(node.target) for node in module.graph.nodes if "sfda_kernels" in str(node.target))
+        return make_boxed_func(module.forward)
+
+    def run(function: Callable[..., Any]) -> list[Tensor]:
+        x, y = maps(2, 5, 3, 4).requires_grad_(), maps(2, 5, 3, 4, seed=1)
+        out = function(x, y)
+        outputs = [out] if isinstance(out, Tensor) else list(out)
+        return [*outputs, *torch.autograd.grad(outputs, x, [maps(2, seed=2 + i) for i in range(len(outputs))])]
+
+    backend = aot_autograd(fw_compiler=record, bw_compiler=record)
+    compiled = torch.compile(FUNCTIONS[name], backend=backend, fullgraph=True, dynamic=False)
+    for result, expected in zip(run(compiled), run(FUNCTIONS[name]), strict=True):
+        torch.testing.assert_close(result, expected)
+    operator = "attended_l1" if name == "l1" else "gram_kl"
+    assert operators.count(f"sfda_kernels.{operator}.default") == 2
+    assert operators.count(f"sfda_kernels.{operator}_backward.default") == 2
