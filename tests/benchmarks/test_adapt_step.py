@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,18 @@ def test_states_do_not_share_memory_after_following() -> None:
     before = {name: tensor.clone() for name, tensor in engine.networks.generator.state_dict().items()}
     plain.step()
     assert all(torch.equal(tensor, before[name]) for name, tensor in engine.networks.generator.state_dict().items())
+
+
+@pytest.mark.parametrize("provider", ["naive", "engine"])
+def test_totals_are_the_equations_of_the_default_method(provider: Any) -> None:
+    """The loss that student and generator descend on is too dull a sum for a small term's weight to show in it."""
+    terms = {name: float(term) for name, term in prepare(dataclasses.replace(TINY, provider=provider)).step().items()}
+    bounded = math.log1p(terms["generator/mae"]) + 0.5 * math.log1p(terms["generator/dad_ss"])
+    eq11 = terms["generator/bns"] + 0.5 * terms["generator/dad_st"] - bounded
+    assert terms["generator/total"] == pytest.approx(eq11, rel=1e-5)
+    eq16 = 0.1 * terms["student/max_square"] + 0.01 * terms["student/adversarial"]
+    eq16 += terms["student/mae"] + 0.5 * terms["student/dad_ss"]
+    assert terms["student/total"] == pytest.approx(eq16, rel=1e-5)
 
 
 @pytest.mark.parametrize(("module", "term"), [(naive, "map_kl"), (naive, "attend"), (steps, "mae_loss")])
