@@ -6,8 +6,10 @@ The way of the data, in reading order; imports point upwards only:
     data                   frames in: classes, scenes, folders, loaders
     models                 segmenters, generator, discriminator, BatchNorm statistics, weights files
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
+    pseudo_labels          labels of target frames by the warm-started source, for self-training
     losses                 one term of the paper a file
     steps                  generator, discriminator and student step: the paper's stages as functions
+    self_training          batches of pseudo-labelled frames
     metrics, progress, checkpoint, interrupts, trainer   the loop under Accelerate
     build, evaluate        from configuration to networks; the only reader of target labels
     results, report        what a run leaves

@@ -32,6 +32,7 @@ from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, save_weights, sha256_of
 from sfda_engine.presets import literal_warnings
+from sfda_engine.pseudo_labels import PseudoLabelled, label_target
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
@@ -116,6 +117,7 @@ def make_trainer(
         bn_warm_start(student, preprocess, target, config, accelerator)
         if warm_started is not None and accelerator.is_main_process:
             save_weights(warm_started, student, adapted_info)
+    pseudo_labelled = pseudo_labels(student, preprocess, target, config, accelerator)
     if method.student_init == "fresh":
         student = fresh_segmenter(info, config.model)
     elif not method.bn_warm_start_passes:
@@ -127,7 +129,7 @@ def make_trainer(
         generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT, width=method.generator_width),
         discriminator=PatchDiscriminator(info.num_classes, method.patch_grid**2),
     )
-    return Trainer(config, accelerator, networks, preprocess, target, folder)
+    return Trainer(config, accelerator, networks, preprocess, target, folder, pseudo_labelled)
 
 
 def bn_warm_start(
@@ -149,6 +151,26 @@ def bn_warm_start(
     )
     student.to(accelerator.device).eval()
     reestimate_statistics(student, (preprocess(item["image"].to(accelerator.device)) for item in loader))
+
+
+def pseudo_labels(
+    student: nn.Module, preprocess: Preprocess, target: Images, config: Config, accelerator: Accelerator
+) -> PseudoLabelled | None:
+    """Target frames labelled by the BN-warm-started source, where the run trains on them; the same after a resume."""
+    method = config.method
+    if method.pseudo_label_weight == 0:
+        return None
+    return label_target(
+        student,
+        preprocess,
+        target,
+        size=config.target.size,
+        scales=method.pseudo_label_scales,
+        drop=method.pseudo_label_drop,
+        batch_size=config.target.batch_size,
+        device=accelerator.device,
+        progress=accelerator.is_main_process,
+    )
 
 
 def describe_adapted(info: WeightsInfo, config: Config) -> WeightsInfo:

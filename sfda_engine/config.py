@@ -141,6 +141,12 @@ class MethodConfig:
     """Factor inside L_TAR: 0.5 as in MaxSquare's own code, 1.0 as printed in Eq. 2."""
     max_square_image_weighted: bool = False
     """Weigh classes by their share of each image, as MaxSquare's image-wise weighting does."""
+    pseudo_label_weight: float = 0.0
+    """Weight of the cross-entropy on pseudo-labels of the target frames (self-training). 0 = none."""
+    pseudo_label_scales: tuple[float, ...] = (1.0, 1.5)
+    """Input sizes, as factors of target.size, that the pseudo-labels average over; the largest bounds the zoom."""
+    pseudo_label_drop: float = 0.2
+    """Share (0 to 1) of each class's pixels, the least confident, that get no pseudo-label."""
     patch_grid: int = 4
     """K: entropies are ranked on a grid of K x K patches (Eq. 13-14). 1 = no patch ranking."""
     temperature: float = 0.1

@@ -34,6 +34,8 @@ AT_LEAST: dict[str, float] = {
     "method.gamma": 0,
     "method.bns_weight": 0,
     "method.max_square_weight": 0,
+    "method.pseudo_label_weight": 0,
+    "method.pseudo_label_scales": 1,
     "method.patch_grid": 1,
     "method.synthetic_size": 16,
     "method.warmup_steps": 0,
@@ -67,6 +69,7 @@ AT_MOST: dict[str, float] = {
     "method.bn_momentum": 1,
 }
 BELOW_ONE = (
+    "method.pseudo_label_drop",
     "method.momentum",
     "method.generator_betas",
     "method.discriminator_betas",
@@ -111,11 +114,14 @@ def _check_run(config: Config) -> None:
         raise UserError("run.steps and run.epochs are both null: give one of them, at least 1")
     side = min(target.size)
     _demand(method.patch_grid <= side, "method.patch_grid", method.patch_grid, f"at most {side}, a target side")
-    if method.alpha == method.beta == method.max_square_weight == 0 and (method.gamma == 0 or method.patch_grid == 1):
+    weights = (method.alpha, method.beta, method.max_square_weight, method.pseudo_label_weight)
+    if not any(weights) and (method.gamma == 0 or method.patch_grid == 1):
         raise UserError(
-            "method.alpha, beta, max_square_weight and gamma leave the student without any loss: make one of them "
-            "positive (gamma needs method.patch_grid above 1)"
+            "method.alpha, beta, max_square_weight, pseudo_label_weight and gamma leave the student without any loss: "
+            "make one of them positive (gamma needs method.patch_grid above 1)"
         )
+    if not method.pseudo_label_scales:
+        raise UserError("method.pseudo_label_scales is empty: give at least one, as [1.0]")
     if method.student_init == "fresh" and method.target_bn == "running":
         raise UserError(
             "method.target_bn running needs method.student_init source: a fresh student's running statistics change "

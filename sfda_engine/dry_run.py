@@ -26,6 +26,9 @@ def print_plan(config: Config, trainer: Trainer, info: WeightsInfo) -> None:
         "target": f"{len(trainer.target)} frames at {target.size[0]}x{target.size[1]}, batch {target.batch_size}",
         "method": f"preset {method.preset}, alpha {method.alpha}, beta {method.beta}, tau {method.tau}, "
         f"gamma {method.gamma}, K {method.patch_grid}",
+        "pseudo-labels": f"weight {method.pseudo_label_weight}, scales {list(method.pseudo_label_scales)}"
+        if method.pseudo_label_weight
+        else "none",
         "steps": f"{trainer.warmup_steps} generator warm-up + {trainer.steps} adaptation",
         "device": f"{trainer.accelerator.device}, precision {trainer.accelerator.mixed_precision}",
         "evaluation": "none (no labels given)" if config.evaluate is None else "after adaptation",
@@ -43,8 +46,8 @@ def seconds_per_step(trainer: Trainer) -> float:
     seconds = 0.0
     for index, batches in trainer.batches("adaptation", 0, 2):
         since = time.perf_counter()
-        for images in batches:
-            trainer.adapt_on(index, images)
+        for batch in batches:
+            trainer.adapt_on(index, batch)
         if trainer.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - since

@@ -23,6 +23,7 @@ from sfda_engine.losses.adversarial import adversarial_loss, discriminator_loss,
 from sfda_engine.losses.bn_statistics import bns_loss, record_statistics
 from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
 from sfda_engine.losses.max_square import image_weighted_max_square
+from sfda_engine.losses.pseudo_label import pseudo_label_loss
 from sfda_engine.models.batch_norm import Statistics, batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
 from sfda_engine.ranking import RankedPatches, rank_target
@@ -63,6 +64,14 @@ class Update:
             self.accelerator.clip_grad_norm_(parameters, self.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """Augmented target frames (B, 3, H, W), normalized, with pseudo-labels (B, H, W) int64, 255 ignored."""
+
+    images: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -200,6 +209,14 @@ def student_target_terms(
     return terms | {"total": total}
 
 
+def self_training_terms(networks: Networks, batch: SelfTraining, method: MethodConfig) -> Terms:
+    """Cross-entropy on pseudo-labels, which the paper does not have; the pass leaves the running statistics alone."""
+    with batch_norm_statistics(networks.student, "batch"):
+        logits = networks.student(batch.images).logits
+    loss = pseudo_label_loss(logits, batch.labels)
+    return {"pseudo_label": loss, "total": method.pseudo_label_weight * loss}
+
+
 def target_patches(target: SegmenterOutput, method: MethodConfig, size: tuple[int, int]) -> Tensor:
     """The patches that D sees: (B, G*G, K, ph, pw), of softmax probabilities or, as Eq. 15 prints, of logits.
 
@@ -221,6 +238,7 @@ def adaptation_step(
     latents: list[Tensor],
     method: MethodConfig,
     autocast: Callable,
+    self_training: SelfTraining | None = None,
 ) -> dict[str, Tensor]:
     """One alternation of generator, discriminator and student on target frames (B, 3, H, W), normalized.
 
@@ -253,6 +271,12 @@ def adaptation_step(
 
     target_features = target.features.detach()
     del target  # and with it the graph of the target pass
+
+    if self_training is not None:
+        with autocast():
+            terms = note("student", self_training_terms(networks, self_training, method))
+        updates.student.backward(terms["total"])
+        student_total = student_total + terms["total"].detach()
 
     if uses_transfer(method):
         for latent in latents[:-1]:

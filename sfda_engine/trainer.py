@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -26,8 +27,11 @@ from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum
 from sfda_engine.progress import RunProgress
+from sfda_engine.pseudo_labels import PseudoLabelled
+from sfda_engine.self_training import self_training_batches
 from sfda_engine.steps import (
     Networks,
+    SelfTraining,
     Update,
     Updates,
     adaptation_step,
@@ -57,6 +61,13 @@ class Position:
         self.warmup, self.adaptation, self.seconds = state["warmup"], state["adaptation"], state["seconds"]
 
 
+class Batch(NamedTuple):
+    """Normalized target frames (B, 3, H, W) and, where the run trains on pseudo-labels, a batch of those."""
+
+    images: Tensor
+    self_training: SelfTraining | None = None
+
+
 class Trainer:
     """Runs the phases of one adaptation on prepared networks; `run` returns when the last step is done."""
 
@@ -68,8 +79,10 @@ class Trainer:
         preprocess: nn.Module,
         target: Images,
         run_folder: Path | None,
+        pseudo_labelled: PseudoLabelled | None = None,
     ) -> None:
         self.config, self.accelerator, self.target, self.run_folder = config, accelerator, target, run_folder
+        self.pseudo_labelled = pseudo_labelled
         self.preprocess = preprocess.to(accelerator.device)
         self.steps = total_steps(config, len(target))
         self.warmup_steps = warmup_steps(config)
@@ -136,10 +149,10 @@ class Trainer:
         progress.phase(title, total=total, completed=done)
         seen, since = 0, time.perf_counter()
         for index, batches in self.batches(counter, done, total):
-            for images in batches:
+            for batch in batches:
                 with self.accelerator.accumulate(*self._trained()):
-                    self.metrics.add(step(index, images))
-                seen += len(images) * self.accelerator.num_processes
+                    self.metrics.add(step(index, batch))
+                seen += len(batch.images) * self.accelerator.num_processes
             if counter == "adaptation":
                 self.schedule.step()
             setattr(self.position, counter, index + 1)
@@ -157,8 +170,8 @@ class Trainer:
             if stop:
                 break
 
-    def batches(self, counter: str, start: int, stop: int) -> Iterator[tuple[int, list[Tensor]]]:
-        """Normalized batches of every step: `gradient_accumulation` of them, from draws that only the seed decides."""
+    def batches(self, counter: str, start: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
+        """The batches of every step: `gradient_accumulation` of them, from draws that only the seed decides."""
         run, target = self.config.run, self.config.target
         repeat = run.gradient_accumulation
         seed = mix_seeds(run.seed, 1 if counter == "warmup" else 2)
@@ -173,29 +186,43 @@ class Trainer:
                 num_workers=target.num_workers,
             )
         )
-        batches: list[Tensor] = []
+        batches: list[Batch] = []
         index = start
-        for batch in loader:
-            batches.append(self.preprocess(batch["image"]).contiguous(memory_format=torch.channels_last))
+        for item, labelled in zip(loader, self._self_training(counter, start * repeat, stop * repeat), strict=False):
+            images = self.preprocess(item["image"]).contiguous(memory_format=torch.channels_last)
+            batches.append(Batch(images, labelled))
             if len(batches) == repeat:
                 yield index, batches
                 batches, index = [], index + 1
 
-    def _warmup_step(self, index: int, images: Tensor) -> dict[str, Tensor]:
+    def _self_training(self, counter: str, start: int, stop: int) -> Iterator[SelfTraining | None]:
+        if self.pseudo_labelled is None or counter == "warmup":
+            return itertools.repeat(None)
+        return self_training_batches(
+            self.config, self.accelerator, self.preprocess, self.pseudo_labelled, start=start, stop=stop
+        )
+
+    def _warmup_step(self, index: int, batch: Batch) -> dict[str, Tensor]:
         networks, method = self.networks, self.config.method
         with self.accelerator.autocast():
             features = None
             if method.tau > 0:
                 with torch.no_grad(), batch_norm_statistics(networks.student, "batch"):
-                    features = networks.student(images).features
+                    features = networks.student(batch.images).features
             terms = generator_terms(networks, self._latent(0, index, 0), features, method, warmup=True)
         self.updates.generator(terms["total"])
         return {f"generator/{name}": value.detach() for name, value in terms.items()}
 
-    def adapt_on(self, index: int, images: Tensor) -> dict[str, Tensor]:
+    def adapt_on(self, index: int, batch: Batch) -> dict[str, Tensor]:
         latents = [self._latent(1, index, part) for part in range(self.config.method.generator_steps + 1)]
         return adaptation_step(
-            self.networks, self.updates, images, latents, self.config.method, self.accelerator.autocast
+            self.networks,
+            self.updates,
+            batch.images,
+            latents,
+            self.config.method,
+            self.accelerator.autocast,
+            batch.self_training,
         )
 
     def _latent(self, phase: int, step: int, part: int) -> Tensor:

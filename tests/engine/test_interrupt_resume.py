@@ -51,6 +51,7 @@ def send_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int, signals
         ("_warmup_step", 1, signal.SIGTERM, "0000001", []),
         ("adapt_on", 3, signal.SIGINT, "0000004", ["--run.gradient_accumulation", "2"]),
         ("adapt_on", 1, signal.SIGINT, "0000001", ["--method.student_init", "fresh"]),
+        ("adapt_on", 2, signal.SIGINT, "0000004", ["--method.pseudo_label_weight", "1"]),
         ("write", 1, signal.SIGINT, "0000002", []),  # while a step without a checkpoint of its own is logged
         ("write", 2, signal.SIGINT, "0000002", []),  # at the end of a phase
         ("write", 5, signal.SIGINT, "0000005", []),  # at the very end
