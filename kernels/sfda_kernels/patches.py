@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfda_kernels import reference
+from sfda_kernels.backend import Backend, resolve_backend
 
 
 class PatchEntropy(NamedTuple):
@@ -22,7 +23,9 @@ class PatchEntropy(NamedTuple):
     """Scalar -1/2 * mean over pixels of sum_c p_c^2, in [-1/2, -1/(2K)]; differentiable."""
 
 
-def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int], *, align_corners: bool = False) -> PatchEntropy:
+def patch_entropy(
+    logits: Tensor, grid: int, size: tuple[int, int], *, align_corners: bool = False, backend: Backend = "auto"
+) -> PatchEntropy:
     """Patch entropies of low-resolution logits (B, K, h, w), upsampled bilinearly to `size`.
 
     `size` is (H, W) in pixels, `grid` the patches per side G, with the borders of `torch.tensor_split` where
@@ -40,6 +43,11 @@ def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int], *, align_cor
     if not 1 <= grid <= min(size):
         raise ValueError(f"grid must be between 1 and the shorter side of {tuple(size)}, not {grid}")
     height, width = size
+    if resolve_backend(backend, "patch_entropy", logits) == "triton":
+        from sfda_kernels import patch_operator  # imports triton
+
+        entropy, rank, max_square = patch_operator.patch_entropy(logits, grid, height, width, align_corners)
+        return PatchEntropy(entropy, rank, max_square)
     sums = partial(reference.patch_sums, grid=grid, size=(height, width), align_corners=align_corners)
     with reference.full_precision(logits):
         entropy, square = reference.map_images(sums, reference.widen(logits), logits.shape[1] * height * width)

@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 MAP_BUDGET = 2**22
 """Most elements of an attention map, or of upsampled logits, held in one piece (16 MiB in fp32)."""
 
+MASKED = -1e30
+"""What a logit of -inf counts as: its p is zero all the same, and 0 * -inf in an interpolation is not NaN."""
+
 RELATIVE_FLOOR = 0.01
 ABSOLUTE_FLOOR = 1e-12
 
@@ -96,12 +99,12 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def pixel_entropy(logits: Tensor, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor]:
     """Entropy (nats) and sum over classes of p^2 of each upsampled pixel: (B, K, h, w) -> (B, H, W) twice."""
+    logits = logits.clamp_min(MASKED)
     if logits.shape[2:] != size:
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
     log_p = F.log_softmax(logits, dim=1)
     p = log_p.exp()
-    # A class masked with -inf has p = 0: the bound makes p log p zero, with a zero gradient, instead of NaN.
-    entropy = -(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(1)
+    entropy = -(p * log_p).sum(1)
     return entropy, p.square().sum(1)
 
 
