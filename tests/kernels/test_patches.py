@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfda_kernels import patch_chunks, patch_entropy, rank_patches, reference
+from sfda_kernels import patch_chunks, patch_entropy, patch_operator, rank_patches, reference
 
 
 def logit_maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -177,6 +177,16 @@ class Largest(TorchDispatchMode):
         if isinstance(result, Tensor):
             self.elements = max(self.elements, result.numel())
         return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_operators_keep_the_rules_of_pytorch(dtype: torch.dtype) -> None:
+    logits = logit_maps(2, 3, 2, 3, dtype=dtype)
+    entropy, square = logit_maps(2, 4).to(patch_entropy(logits, 2, (3, 4)).entropy), logit_maps()
+    settings = (2, 3, 4, False, False)
+    torch.library.opcheck(patch_operator.patch_entropy, (logits.clone().requires_grad_(), *settings))
+    for upstream in [(entropy, None), (None, square.to(entropy))]:
+        torch.library.opcheck(patch_operator.patch_entropy_backward, (logits, *upstream, *settings))
 
 
 def test_only_a_chunk_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
