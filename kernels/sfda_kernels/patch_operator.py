@@ -1,35 +1,40 @@
-"""The Triton patch entropy as two PyTorch operators, one each way, for autograd, torch.compile and CUDA graphs."""
+"""Patch entropy as two PyTorch operators, one each way, for autograd, torch.compile and CUDA graphs."""
 
 from __future__ import annotations
 
-from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from sfda_kernels import patch_columns
-from sfda_kernels.backend import interpreted
-
-STRIP_ROWS = 16
-"""Most rows that a forward program walks: longer strips reuse loads, shorter ones fill a GPU at small batches."""
+from sfda_kernels import patch_chunks
 
 
 @torch.library.custom_op("sfda_kernels::patch_entropy", mutates_args=())
 def patch_entropy(
-    logits: Tensor, grid: int, height: int, width: int, align_corners: bool
+    logits: Tensor, grid: int, height: int, width: int, align_corners: bool, kernels: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropy (B, P) fp32, rank (B, P) int64 and max_square () fp32 of logits (B, K, h, w) in fp32, fp16 or bf16."""
+    """Entropy (B, P), rank (B, P) int64 and max_square () of logits (B, K, h, w).
+
+    `kernels`: by the Triton kernels, for fp32, fp16 and bf16, in fp32. Else in chunks of rows, for any floating type
+    on the CPU, in fp32 or for float64 logits in float64.
+    """
     with torch.cuda.device_of(logits):  # triton launches on the current device
-        return forward(logits, grid, (height, width), align_corners)
+        return _passes(kernels).forward(logits, grid, (height, width), align_corners)
 
 
 @patch_entropy.register_fake
-def _(logits: Tensor, grid: int, height: int, width: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    logits: Tensor, grid: int, height: int, width: int, align_corners: bool, kernels: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.promote_types(logits.dtype, torch.float32)
     patches = (logits.shape[0], grid * grid)
-    new = logits.new_empty
-    return new(patches, dtype=torch.float32), new(patches, dtype=torch.int64), new((), dtype=torch.float32)
+    return (
+        logits.new_empty(patches, dtype=wide),
+        logits.new_empty(patches, dtype=torch.int64),
+        logits.new_empty((), dtype=wide),
+    )
 
 
 @torch.library.custom_op("sfda_kernels::patch_entropy_backward", mutates_args=())
@@ -41,10 +46,11 @@ def patch_entropy_backward(
     height: int,
     width: int,
     align_corners: bool,
+    kernels: bool,
 ) -> Tensor:
     """Gradient of the logits, in their type, for upstream gradients (B, P) and (), either of which may be None."""
     with torch.cuda.device_of(logits):
-        return backward(logits, grad_entropy, grad_max_square, grid, (height, width), align_corners)
+        return _passes(kernels).backward(logits, grad_entropy, grad_max_square, grid, (height, width), align_corners)
 
 
 @patch_entropy_backward.register_fake
@@ -52,8 +58,16 @@ def _(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits)
 
 
+def _passes(kernels: bool) -> ModuleType:
+    if not kernels:
+        return patch_chunks
+    from sfda_kernels import patch_launch  # imports triton
+
+    return patch_launch
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, *ctx.geometry = inputs
+    logits, *ctx.settings = inputs
     ctx.save_for_backward(logits)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
@@ -64,75 +78,8 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     (logits,) = ctx.saved_tensors
     if grad_entropy is None and grad_max_square is None:
-        return (None,) * 5
-    return patch_entropy_backward(logits, grad_entropy, grad_max_square, *ctx.geometry), None, None, None, None
+        return (None,) * 6
+    return patch_entropy_backward(logits, grad_entropy, grad_max_square, *ctx.settings), *(None,) * 5
 
 
 patch_entropy.register_autograd(_backward, setup_context=_save)
-
-
-def forward(logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropy (B, P) fp32, rank (B, P) int64 and max_square () fp32 of logits (B, K, h, w) at `size` (H, W)."""
-    batch, classes, *low = logits.shape
-    height, width = size
-    strips = triton.cdiv(triton.cdiv(height, grid), STRIP_ROWS)
-    blocks = _blocks(classes, width)
-    new = partial(torch.empty, device=logits.device, dtype=torch.float32)
-    sums = new(batch, grid * strips, 2, width)
-    patch_columns.sums_kernel[(triton.cdiv(width, blocks["BX"]), grid * strips, batch)](
-        logits, *logits.stride(), sums, classes, *low, height, width, grid, strips,
-        ROWS=STRIP_ROWS, IDENTITY=tuple(low) == size, ALIGN=align_corners, **blocks,
-    )  # fmt: skip
-    entropy = new(batch, grid * grid)
-    rank = torch.empty(batch, grid * grid, device=logits.device, dtype=torch.int64)
-    squares = new(grid * grid)
-    images = triton.next_power_of_2(batch)
-    patch_columns.rank_kernel[(grid * grid,)](
-        sums, entropy, rank, squares, batch, height, width, grid, strips, -0.5 / (batch * height * width),
-        BB=images, BX=max(16, min(128, 2048 // images)),
-    )  # fmt: skip
-    return entropy, rank, squares.sum()
-
-
-def backward(
-    logits: Tensor,
-    grad_entropy: Tensor | None,
-    grad_max_square: Tensor | None,
-    grid: int,
-    size: tuple[int, int],
-    align_corners: bool,
-) -> Tensor:
-    """Gradient of the logits, in their type, for upstream gradients (B, P) and ()."""
-    batch, classes, *low = logits.shape
-    height, width = size
-    identity = tuple(low) == size
-    gradient = torch.empty_like(logits)
-    out = gradient
-    if not identity:
-        out = torch.empty(batch, classes, 2 * low[0], width, device=logits.device, dtype=torch.float32)
-    blocks = _blocks(classes, width)
-    upstream_strides = (0, 0) if grad_entropy is None else grad_entropy.stride()
-    patch_columns.gradient_kernel[(triton.cdiv(width, blocks["BX"]), low[0], batch)](
-        logits, *logits.stride(), grad_entropy, *upstream_strides, grad_max_square, out, *out.stride(),
-        classes, *low, height, width, grid, -1.0 / (batch * height * width),
-        IDENTITY=identity, ALIGN=align_corners, **blocks,
-    )  # fmt: skip
-    if not identity:
-        blocks = _blocks(classes, low[1])
-        patch_columns.gather_kernel[(triton.cdiv(low[1], blocks["BX"]), low[0], batch)](
-            out, *out.stride()[:2], gradient, *gradient.stride(), classes, low[1], width, ALIGN=align_corners, **blocks
-        )
-    return gradient
-
-
-def _blocks(classes: int, columns: int) -> dict[str, Any]:
-    """Classes and columns of a program and its warps: 32 values of a tile a thread, a thread a column up to K = 32."""
-    block_classes = triton.next_power_of_2(classes)
-    if interpreted():  # a program costs the interpreter the same at any size
-        return {"BK": block_classes, "BX": min(triton.next_power_of_2(columns), 512), "num_warps": 4}
-    block_columns = max(32, 128 // max(1, block_classes // 32))
-    return {
-        "BK": block_classes,
-        "BX": block_columns,
-        "num_warps": min(16, max(4, block_classes * block_columns // 1024)),
-    }

@@ -114,10 +114,25 @@ def patch_means(pixels: Tensor, grid: int) -> Tensor:
     return torch.stack([cell.mean(2) for cell in bands.tensor_split(grid, 2)], 2).flatten(1)
 
 
-def patch_sums(logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor]:
-    """Patch entropies (B, G * G) and each image's sum over pixels of sum_c p^2 (B,)."""
-    entropy, square = pixel_entropy(logits, size, align_corners)
-    return patch_means(entropy, grid), square.sum((1, 2))
+def rank_patches(entropy: Tensor) -> Tensor:
+    """Rank over the batch at each position, 0 = lowest, ties in batch order, NaN last: (B, P) -> (B, P) int64."""
+    order = entropy.detach().argsort(dim=0, stable=True)
+    return torch.argsort(order, dim=0)
+
+
+def patch_entropy(
+    logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Patch entropies (B, G * G) and MaxSquare () of logits (B, K, h, w) at `size` (H, W), images in groups."""
+
+    def sums(logits: Tensor) -> Tensors:
+        entropy, square = pixel_entropy(logits, size, align_corners)
+        return patch_means(entropy, grid), square.sum((1, 2))
+
+    height, width = size
+    with full_precision(logits):
+        entropy, square = map_images(sums, widen(logits), logits.shape[1] * height * width)
+        return entropy, square.sum() / (-2 * len(logits) * height * width)
 
 
 def map_rows(function: Callable[..., Tensor], rows: Tensors, context: Tensors) -> Tensor:

@@ -6,17 +6,17 @@ from functools import partial
 
 import torch
 
-from sfda_kernels import patch_operator
+from sfda_kernels import patch_launch
 
 
 def forward(dtype: torch.dtype, *shape: int) -> None:
-    patch_operator.forward(torch.empty(shape, dtype=dtype, device="meta"), 4, (256, 512), False)
+    patch_launch.forward(torch.empty(shape, dtype=dtype, device="meta"), 4, (256, 512), False)
 
 
 def backward(dtype: torch.dtype, *shape: int, entropy: bool) -> None:
     logits = torch.empty(shape, dtype=dtype, device="meta")
     grad_entropy = torch.empty(shape[0], 16, device="meta") if entropy else None
-    patch_operator.backward(logits, grad_entropy, torch.empty((), device="meta"), 4, (256, 512), False)
+    patch_launch.backward(logits, grad_entropy, torch.empty((), device="meta"), 4, (256, 512), False)
 
 
 STRIDE_8, FULL, MANY = (8, 19, 32, 64), (8, 19, 256, 512), (8, 150, 32, 64)
