@@ -14,6 +14,7 @@ demo: $(STAMP)
 	$(BIN)/accelerate launch --num_processes 1 --mixed_precision no -m sfda_engine.adapt
 
 test: $(STAMP) lint
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "$(MARK)" tests/kernels/triton
 	$(BIN)/python -m pytest -m "$(MARK)"
 
 lint: $(STAMP)

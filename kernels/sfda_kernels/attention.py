@@ -92,7 +92,7 @@ def attention_l1(
         t, s = _widen_pair(t, s)
         if t.device.type == "cpu":
             u, v = (scale_tokens(values, temperature, cosine) for values in (t, s))
-            return attended_l1((u, t), (v, s))
+            return attended_l1((u, t), (v, s), 1 / temperature if cosine else None)
         u, v = (reference.scale_tokens(values, temperature, cosine) for values in (t, s))
         return (reference.attend(u, t) - reference.attend(v, s)).abs().sum((1, 2))
 

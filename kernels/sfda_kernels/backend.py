@@ -46,11 +46,11 @@ def resolve_backend(backend: Backend, operator: str, *tensors: Tensor) -> Resolv
         if obstacle is not None and not (interpreted() and obstacle.startswith("CPU")):
             raise ValueError(f"{operator}: backend='triton' cannot run here: {obstacle}")
         return "triton"
-    if obstacle is not None:
-        if not torch.compiler.is_compiling():  # a log call would break the graph
-            _log_once(operator, obstacle)
-        return "torch"
-    return "triton"
+    if obstacle is None:
+        return "triton"
+    if not torch.compiler.is_compiling():  # a log line would break the graph
+        _log_once(operator, obstacle)
+    return "torch"
 
 
 def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:

@@ -38,22 +38,22 @@ def gram_kl(p: Tensor, q: Tensor, bound: float | None) -> Tensor:
     `bound` is a number that no |logit| exceeds, 1/temperature for cosine similarity, or None: without one, or with
     one over `SAFE_BOUND`, the maximum of each row is taken. Equals `reference.gram_divergence` with its gradients.
     """
-    shift = bound if bound is not None and bound <= SAFE_BOUND else None
-    return _forward_op(p, q, shift)[0]
+    return _forward_op(p, q, safe_shift(bound))[0]
 
 
 def forward(p: Tensor, q: Tensor, shift: float | None) -> tuple[Tensor, Tensor]:
     """The divergences (B,) and, for the backward pass, lse^a, lse^b, m and KL of each row (4, B, T)."""
     batch, count = p.shape[:2]
     rows = p.new_zeros(4, batch, count)
-    for samples, top, bottom in strips(batch, count):
+    for samples in groups(batch, count):
         u, v, sums = p[samples], q[samples], rows[:, samples]
-        if shift is None:
-            a, b = u[:, top:bottom] @ u.mT, v[:, top:bottom] @ v.mT
-            _row_statistics(a, b, sums[..., top:bottom])
-        else:
-            a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
-            _add_sums(a, b, shift, sums[:3, :, top:], bottom - top)
+        for top, bottom in strips(count):
+            if shift is None:
+                a, b = u[:, top:bottom] @ u.mT, v[:, top:bottom] @ v.mT
+                _row_statistics(a, b, sums[..., top:bottom])
+            else:
+                a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
+                _add_sums(a, b, shift, sums[:3, :, top:], bottom - top)
     if shift is not None:
         rows[2] /= rows[0]
         rows[:2].log_()
@@ -91,13 +91,14 @@ def backward(grad: Tensor, p: Tensor, q: Tensor, rows: Tensor, shift: float | No
     tokens = q if wrt_target else p
     out = torch.zeros_like(tokens)
     scale = (grad / count)[:, None, None]
-    for samples, top, bottom in strips(batch, count):
+    weights = _target_weights if wrt_target else _weights
+    for samples in groups(batch, count):
         u, v, x, dx = p[samples], q[samples], tokens[samples], out[samples]
-        a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
-        weights = _target_weights if wrt_target else _weights
-        w = weights(a, b, rows[:, samples], top, bottom, shift).mul_(scale[samples])
-        dx[:, top:bottom].baddbmm_(w, x[:, top:])
-        dx[:, bottom:].baddbmm_(w[..., bottom - top :].mT, x[:, top:bottom])
+        for top, bottom in strips(count):
+            a, b = gram_strip(u, top, bottom), gram_strip(v, top, bottom)
+            w = weights(a, b, rows[:, samples], top, bottom, shift).mul_(scale[samples])
+            dx[:, top:bottom].baddbmm_(w, x[:, top:])
+            dx[:, bottom:].baddbmm_(w[..., bottom - top :].mT, x[:, top:bottom])
     return out
 
 
@@ -132,13 +133,23 @@ def gram_strip(tokens: Tensor, top: int, bottom: int) -> Tensor:
     return tokens[:, top:bottom] @ tokens[:, top:].mT
 
 
-def strips(batch: int, count: int) -> Iterator[tuple[slice, int, int]]:
-    """Groups of samples and, inside, of rows, so that a group's maps have about `STRIP` elements."""
+def groups(batch: int, count: int) -> Iterator[slice]:
+    """Groups of samples whose maps together have about `STRIP` elements."""
     samples = max(1, STRIP // count**2)
-    height = max(MIN_ROWS, STRIP // count)
     for first in range(0, batch, samples):
-        for top in range(0, count, height):
-            yield slice(first, first + samples), top, min(top + height, count)
+        yield slice(first, first + samples)
+
+
+def strips(count: int) -> Iterator[tuple[int, int]]:
+    """Groups of rows [top, bottom) of a map that have about `STRIP` elements; all of a map's, if that is smaller."""
+    height = max(MIN_ROWS, STRIP // count)
+    for top in range(0, count, height):
+        yield top, min(top + height, count)
+
+
+def safe_shift(bound: float | None) -> float | None:
+    """The bound, where it may stand for the maximum of every row, else None."""
+    return bound if bound is not None and bound <= SAFE_BOUND else None
 
 
 _forward_op = torch.library.custom_op("sfda_kernels::gram_kl", forward, mutates_args=())

@@ -19,9 +19,12 @@ def token_scales(p: Tensor, q: Tensor, temperature: float, cosine: bool) -> tupl
     Second result, int8 of the same shape: whether the token's norm is differentiated, so is over its floor.
     """
     batch, count, depth = p.shape
-    scales = torch.ones(2, batch, count, dtype=torch.float32, device=p.device)
-    healthy = torch.zeros(2, batch, count, dtype=torch.int8, device=p.device)
-    if cosine:
+    shape = (2, batch, count)
+    scales, healthy = (torch.empty(shape, dtype=dtype, device=p.device) for dtype in (torch.float32, torch.int8))
+    if not cosine:
+        scales.fill_(1)
+        healthy.fill_(0)
+    else:
         squares = torch.empty_like(scales)
         for x, out in zip((p, q), squares, strict=True):
             grid = (triton.cdiv(count, 32), batch)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from sfda_kernels import reference
+from sfda_kernels import patch_operator, reference
+from sfda_kernels.backend import Backend, resolve_backend
 
 
 class PatchEntropy(NamedTuple):
@@ -22,7 +21,9 @@ class PatchEntropy(NamedTuple):
     """Scalar -1/2 * mean over pixels of sum_c p_c^2, in [-1/2, -1/(2K)]; differentiable."""
 
 
-def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int], *, align_corners: bool = False) -> PatchEntropy:
+def patch_entropy(
+    logits: Tensor, grid: int, size: tuple[int, int], *, align_corners: bool = False, backend: Backend = "auto"
+) -> PatchEntropy:
     """Patch entropies of low-resolution logits (B, K, h, w), upsampled bilinearly to `size`.
 
     `size` is (H, W) in pixels, `grid` the patches per side G, with the borders of `torch.tensor_split` where
@@ -40,10 +41,10 @@ def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int], *, align_cor
     if not 1 <= grid <= min(size):
         raise ValueError(f"grid must be between 1 and the shorter side of {tuple(size)}, not {grid}")
     height, width = size
-    sums = partial(reference.patch_sums, grid=grid, size=(height, width), align_corners=align_corners)
-    with reference.full_precision(logits):
-        entropy, square = reference.map_images(sums, reference.widen(logits), logits.shape[1] * height * width)
-        max_square = square.sum() / (-2 * len(logits) * height * width)
+    kernels = resolve_backend(backend, "patch_entropy", logits) == "triton"
+    if kernels or logits.device.type == "cpu":
+        return PatchEntropy(*patch_operator.patch_entropy(logits, grid, height, width, align_corners, kernels))
+    entropy, max_square = reference.patch_entropy(logits, grid, (height, width), align_corners)
     return PatchEntropy(entropy, rank_patches(entropy), max_square)
 
 
@@ -55,5 +56,4 @@ def rank_patches(entropy: Tensor) -> Tensor:
     """
     if entropy.ndim != 2:
         raise ValueError(f"entropy must be (B, P), not {tuple(entropy.shape)}")
-    order = entropy.detach().argsort(dim=0, stable=True)
-    return torch.argsort(order, dim=0)
+    return reference.rank_patches(entropy)

@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 MAP_BUDGET = 2**22
 """Most elements of an attention map, or of upsampled logits, held in one piece (16 MiB in fp32)."""
 
+MASKED = -1e30
+"""What a logit of -inf counts as: its p is zero all the same, and 0 * -inf in an interpolation is not NaN."""
+
 RELATIVE_FLOOR = 0.01
 ABSOLUTE_FLOOR = 1e-12
 
@@ -96,12 +99,12 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def pixel_entropy(logits: Tensor, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor]:
     """Entropy (nats) and sum over classes of p^2 of each upsampled pixel: (B, K, h, w) -> (B, H, W) twice."""
+    logits = logits.clamp_min(MASKED)
     if logits.shape[2:] != size:
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
     log_p = F.log_softmax(logits, dim=1)
     p = log_p.exp()
-    # A class masked with -inf has p = 0: the bound makes p log p zero, with a zero gradient, instead of NaN.
-    entropy = -(p * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(1)
+    entropy = -(p * log_p).sum(1)
     return entropy, p.square().sum(1)
 
 
@@ -111,10 +114,25 @@ def patch_means(pixels: Tensor, grid: int) -> Tensor:
     return torch.stack([cell.mean(2) for cell in bands.tensor_split(grid, 2)], 2).flatten(1)
 
 
-def patch_sums(logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor]:
-    """Patch entropies (B, G * G) and each image's sum over pixels of sum_c p^2 (B,)."""
-    entropy, square = pixel_entropy(logits, size, align_corners)
-    return patch_means(entropy, grid), square.sum((1, 2))
+def rank_patches(entropy: Tensor) -> Tensor:
+    """Rank over the batch at each position, 0 = lowest, ties in batch order, NaN last: (B, P) -> (B, P) int64."""
+    order = entropy.detach().argsort(dim=0, stable=True)
+    return torch.argsort(order, dim=0)
+
+
+def patch_entropy(
+    logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Patch entropies (B, G * G) and MaxSquare () of logits (B, K, h, w) at `size` (H, W), images in groups."""
+
+    def sums(logits: Tensor) -> Tensors:
+        entropy, square = pixel_entropy(logits, size, align_corners)
+        return patch_means(entropy, grid), square.sum((1, 2))
+
+    height, width = size
+    with full_precision(logits):
+        entropy, square = map_images(sums, widen(logits), logits.shape[1] * height * width)
+        return entropy, square.sum() / (-2 * len(logits) * height * width)
 
 
 def map_rows(function: Callable[..., Tensor], rows: Tensors, context: Tensors) -> Tensor:

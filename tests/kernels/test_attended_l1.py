@@ -25,20 +25,21 @@ def sides(x: Tensor, y: Tensor, cosine: bool) -> list[Tensor]:
     st.integers(1, 4),
     st.integers(1, 40),
     st.integers(1, 9),
-    st.booleans(),
+    st.sampled_from([10.0, None, 50.0]),
     st.sampled_from([1, 64, 500, 2**17]),
     st.integers(1, 20),
     st.integers(0, 99),
 )
 def test_equals_the_reference(
-    batch: int, count: int, depth: int, cosine: bool, strip: int, rows: int, seed: int
+    batch: int, count: int, depth: int, bound: float | None, strip: int, rows: int, seed: int
 ) -> None:
     x, y = tokens(batch, count, depth, seed=seed), tokens(batch, count, depth, seed=seed + 1)
+    cosine = bound is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gram_kl, "STRIP", strip)
         patch.setattr(gram_kl, "MIN_ROWS", rows)
         u_t, x_t, u_s, x_s = sides(x, y, cosine)
-        result = attended_l1.attended_l1((u_t, x_t), (u_s, x_s))
+        result = attended_l1.attended_l1((u_t, x_t), (u_s, x_s), bound)
         upstream = random_like(result, seed)
         grads = torch.autograd.grad(result, [x, y], upstream)
     expected = oracle(*sides(x, y, cosine))
@@ -47,12 +48,13 @@ def test_equals_the_reference(
         torch.testing.assert_close(grad, truth, rtol=1e-8, atol=1e-8)
 
 
-def test_first_and_second_derivatives_of_each_argument() -> None:
+@pytest.mark.parametrize("bound", [20.0, None])
+def test_first_and_second_derivatives_of_each_argument(bound: float | None) -> None:
     """Tokens and values apart: inside the operator they need not come from the same features."""
     inputs = [random_like(torch.empty(2, 4, 3, dtype=torch.float64), seed).requires_grad_() for seed in range(4)]
 
     def distance(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> Tensor:
-        return attended_l1.attended_l1((u_t, x_t), (u_s, x_s))
+        return attended_l1.attended_l1((u_t, x_t), (u_s, x_s), bound)
 
     assert torch.autograd.gradcheck(distance, inputs)
     assert torch.autograd.gradgradcheck(distance, inputs)
@@ -63,17 +65,18 @@ def test_registration(needed: tuple[int, ...]) -> None:
     inputs = [random_like(torch.empty(2, 5, 3, dtype=torch.float64), seed) for seed in range(4)]
     for index in needed:
         inputs[index].requires_grad_()
-    torch.library.opcheck(torch.ops.sfda_kernels.attended_l1, tuple(inputs))
+    torch.library.opcheck(torch.ops.sfda_kernels.attended_l1, (*inputs, 20.0 if len(needed) > 1 else None))
 
 
-def test_no_map_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shift", [10.0, None])
+def test_no_map_is_held(shift: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gram_kl, "STRIP", 2048)
     monkeypatch.setattr(gram_kl, "MIN_ROWS", 8)
     x, y = (tokens(2, 256, 4, seed=seed, dtype=torch.float32).detach() for seed in (0, 1))
     u_t, x_t, u_s, x_s = sides(x, y, True)
     with Largest() as largest:
-        _, sign, rows = attended_l1.forward(u_t, x_t, u_s, x_s)
-        attended_l1.backward(torch.ones(2), u_s, x_s, sign, *rows[2:])
+        _, sign, rows = attended_l1.forward(u_t, x_t, u_s, x_s, shift)
+        attended_l1.backward(torch.ones(2), u_s, x_s, sign, *rows[2:], shift)
     assert largest.size == 4 * max(2048, x.numel())
     assert sign.dtype == torch.int8
 
@@ -81,7 +84,7 @@ def test_no_map_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equal_sides_have_no_distance_and_no_gradient() -> None:
     x = tokens(2, 30, 6, seed=0, dtype=torch.float32)
     u_t, x_t, u_s, x_s = sides(x, x.detach(), True)
-    result = attended_l1.attended_l1((u_t, x_t), (u_s, x_s))
+    result = attended_l1.attended_l1((u_t, x_t), (u_s, x_s), 10.0)
     (grad,) = torch.autograd.grad(result, x, torch.tensor([1.5, -2.0]))
     assert (result == 0).all()
     assert (grad == 0).all()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfda_kernels import patch_entropy, rank_patches, reference
+from sfda_kernels import patch_chunks, patch_entropy, patch_operator, rank_patches, reference
 
 
 def logit_maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -64,6 +69,8 @@ def test_against_loops(
     entropy, _, max_square = oracle(logits, grid, size, align_corners)
     torch.testing.assert_close(result.entropy, entropy)
     torch.testing.assert_close(result.max_square, max_square)
+    plain = reference.patch_entropy(logits, grid, size, align_corners)
+    torch.testing.assert_close(plain, (entropy, max_square))
     assert result.rank.dtype == torch.int64
     assert torch.equal(result.rank, rank_patches(result.entropy))
     assert torch.equal(result.rank.sort(0).values, torch.arange(shape[0])[:, None].expand(-1, grid * grid))
@@ -112,57 +119,111 @@ def test_rank_counts_the_images_before_it(batch: int, patches: int, seed: int) -
     assert ((rank < batch // 2).sum(0) == batch // 2).all()
 
 
-@pytest.mark.parametrize("budget", [2**22, 1])
+@pytest.mark.parametrize("piece", [2**22, 1])
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_gradcheck(align_corners: bool, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "MAP_BUDGET", budget)
+def test_gradcheck(align_corners: bool, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formula of the backward pass, which the kernels share; and the plain reference by autograd."""
+    monkeypatch.setattr(reference, "MAP_BUDGET", piece)
+    monkeypatch.setattr(patch_chunks, "CHUNK", piece)
 
     def differentiable(logits: Tensor) -> tuple[Tensor, Tensor]:
         result = patch_entropy(logits, 2, (5, 7), align_corners=align_corners)
         assert not result.rank.requires_grad
         return result.entropy, result.max_square
 
-    assert torch.autograd.gradcheck(differentiable, (logit_maps(3, 4, 3, 2).requires_grad_(),))
+    logits = logit_maps(3, 4, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(differentiable, (logits,))
+    assert torch.autograd.gradcheck(lambda z: reference.patch_entropy(z, 2, (5, 7), align_corners), (logits,))
+
+
+def run(function: Any, logits: Tensor, grid: int, size: tuple[int, int]) -> list[Tensor]:
+    """Entropy, MaxSquare and the gradients of each alone and of both, for random upstream gradients."""
+    logits = logits.clone().requires_grad_()
+    outputs = list(function(logits, grid, size))
+    upstream = [logit_maps(len(logits), grid**2, seed=1).to(logits), logit_maps(seed=2).to(logits)]
+    for part in (slice(0, 1), slice(1, 2), slice(0, 2)):
+        outputs += torch.autograd.grad(outputs[:2][part], logits, upstream[part], retain_graph=True)
+    return outputs
+
+
+def chunked(logits: Tensor, grid: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    result = patch_entropy(logits, grid, size)
+    return result.entropy, result.max_square
 
 
 @pytest.mark.parametrize("budget", [1, 2 * 4 * 9 * 8])
 def test_groups_of_images_equal_the_whole(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> list[Tensor]:
-        logits = logit_maps(5, 4, 3, 4).requires_grad_()
-        result = patch_entropy(logits, 3, (9, 8))
-        upstream = [logit_maps(5, 9, seed=1), logit_maps(seed=2)]
-        (grad,) = torch.autograd.grad([result.entropy, result.max_square], logits, upstream)
-        with torch.no_grad():
-            plain = patch_entropy(logits, 3, (9, 8))
-        return [*result, grad, *plain]
-
-    whole = run()
+    whole = run(reference.patch_entropy, logit_maps(5, 4, 3, 4), 3, (9, 8))
     monkeypatch.setattr(reference, "MAP_BUDGET", budget)
-    for grouped, expected in zip(run(), whole, strict=True):
-        torch.testing.assert_close(grouped, expected)
+    grouped = run(reference.patch_entropy, logit_maps(5, 4, 3, 4), 3, (9, 8))
+    torch.testing.assert_close(grouped, whole)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 99])
+@pytest.mark.parametrize("size", [(9, 8), (3, 4), (3, 9), (2, 3)], ids=str)
+def test_chunks_of_rows_equal_the_reference(size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_chunks, "CHUNK", rows * 4 * size[1])
+    logits = logit_maps(5, 4, 3, 4)
+    torch.testing.assert_close(run(chunked, logits, 2, size), run(reference.patch_entropy, logits, 2, size))
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of a tensor that any operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_operators_keep_the_rules_of_pytorch(dtype: torch.dtype) -> None:
+    logits = logit_maps(2, 3, 2, 3, dtype=dtype)
+    entropy, square = logit_maps(2, 4).to(patch_entropy(logits, 2, (3, 4)).entropy), logit_maps()
+    settings = (2, 3, 4, False, False)
+    torch.library.opcheck(patch_operator.patch_entropy, (logits.clone().requires_grad_(), *settings))
+    for upstream in [(entropy, None), (None, square.to(entropy))]:
+        torch.library.opcheck(patch_operator.patch_entropy_backward, (logits, *upstream, *settings))
+
+
+def test_only_a_chunk_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_chunks, "CHUNK", 6 * 5 * 40)
+    with Largest() as largest:
+        patch_chunks.forward(logit_maps(1, 6, 4, 4), 2, (64, 40), False)
+        patch_chunks.backward(logit_maps(1, 6, 4, 4), logit_maps(1, 4), logit_maps(), 2, (64, 40), False)
+    assert largest.elements == 64 * 40  # the pixels' entropies; the upsampled logits are 6 times that
 
 
 @pytest.mark.parametrize("gap", [200.0, 3e4, math.inf])
-def test_zero_probabilities_have_zero_entropy_and_finite_gradients(gap: float) -> None:
+@pytest.mark.parametrize("size", [(4, 4), (8, 9)], ids=str)
+@pytest.mark.parametrize("function", [chunked, reference.patch_entropy])
+def test_zero_probabilities_have_zero_entropy_and_finite_gradients(
+    function: Any, size: tuple[int, int], gap: float
+) -> None:
     logits = logit_maps(2, 3, 4, 4, dtype=torch.float32)
     logits[:, 1] = -gap
-    logits.requires_grad_()
-    result = patch_entropy(logits, 2, (4, 4))
-    two_classes = patch_entropy(logits.detach()[:, [0, 2]], 2, (4, 4))
-    torch.testing.assert_close(result.entropy, two_classes.entropy)
-    torch.testing.assert_close(result.max_square, two_classes.max_square)
-    upstream = [logit_maps(2, 4, seed=1, dtype=torch.float32), torch.tensor(-1.7)]
-    (grad,) = torch.autograd.grad([result.entropy, result.max_square], logits, upstream)
-    assert grad.isfinite().all()
-    assert (grad[:, 1] == 0).all()
-    assert (grad[:, 0] != 0).any()
+    entropy, max_square, *gradients = run(function, logits, 2, size)
+    two_classes = run(function, logits[:, [0, 2]], 2, size)
+    torch.testing.assert_close([entropy, max_square], two_classes[:2])
+    for gradient, expected in zip(gradients, two_classes[2:], strict=True):
+        assert (gradient[:, 1] == 0).all()
+        torch.testing.assert_close(gradient[:, [0, 2]], expected)
 
 
-def test_nan_image_ranks_last_and_leaves_the_others_alone() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("size", [(8, 8), (4, 4)], ids=str)
+def test_nan_image_ranks_last_and_leaves_the_others_alone(size: tuple[int, int], bad: float) -> None:
     logits = logit_maps(3, 2, 4, 4, dtype=torch.float32)
-    clean = patch_entropy(logits, 2, (8, 8))
-    logits[0, 0, 0, 0] = math.nan
-    result = patch_entropy(logits, 2, (8, 8))
+    clean = patch_entropy(logits, 2, size)
+    logits[0, 0, 0, 0] = bad
+    logits.requires_grad_()
+    result = patch_entropy(logits, 2, size)
+    (gradient,) = torch.autograd.grad(result.entropy[1:].sum(), logits, retain_graph=True)
+    assert gradient[1:].isfinite().all()
+    assert result.max_square.isnan()
     assert result.rank[0, 0] == 2
     assert result.entropy[0, 0].isnan()
     assert torch.equal(result.entropy[:, 1:], clean.entropy[:, 1:])
@@ -211,3 +272,17 @@ def test_integer_logits_and_flat_entropies_are_refused() -> None:
         patch_entropy(torch.zeros(1, 2, 3, 3, dtype=torch.int64), 1, (3, 3))
     with pytest.raises(ValueError, match="entropy must be"):
         rank_patches(torch.zeros(4))
+
+
+def test_triton_is_imported_only_to_run_its_kernels() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None  # importing it raises
+import torch, sfda_kernels
+result = sfda_kernels.patch_entropy(torch.randn(2, 3, 4, 4, requires_grad=True), 2, (8, 8))
+(result.max_square + result.entropy.sum()).backward()
+"""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root / "kernels")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,28 +1,89 @@
-"""Temporary: the infrastructure of branch patch replaces this file."""
+"""Triton kernels on a GPU, or on the CPU under TRITON_INTERPRET=1, which must be set before triton is imported.
+
+The two need two processes, so `make test` runs this folder by itself under the interpreter. Without interpreter and
+GPU nothing here is collected.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from sfda_kernels.backend import interpreted
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = [] if find_spec("triton") and (INTERPRETED or torch.cuda.is_available()) else ["test_*.py"]
 
 
-@pytest.fixture
-def device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if not interpreted():
-        pytest.skip("needs a GPU or TRITON_INTERPRET=1")
-    return torch.device("cpu")
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the kernels run: every test runs under the interpreter, and on a GPU where there is one."""
+    if request.param == "cpu" and not INTERPRETED:
+        pytest.skip("triton's interpreter needs TRITON_INTERPRET=1")
+    if request.param == "cuda" and (INTERPRETED or not torch.cuda.is_available()):
+        pytest.skip("needs a CUDA device and TRITON_INTERPRET unset")
+    return request.param
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A type of the inputs and the largest |result - float64| / |float64|, norms over the whole tensor."""
+
+    dtype: torch.dtype
+    result: float
+    """Of results, which are fp32: the float64 reference reads the same rounded inputs."""
+    gradient: float
+    """Of gradients, which are rounded to `dtype`; the interpreter truncates bf16, up to one unit in the last place."""
+
+    def close(self, actual: Tensor, expected: Tensor) -> None:
+        """A result, for inputs of `dtype`."""
+        assert actual.dtype == torch.float32
+        self._within(self.result, actual, expected)
+
+    def close_gradient(self, actual: Tensor, expected: Tensor) -> None:
+        """A gradient of an input of `dtype`."""
+        assert actual.dtype == self.dtype
+        self._within(self.gradient, actual, expected)
+
+    def _within(self, tolerance: float, actual: Tensor, expected: Tensor) -> None:
+        assert actual.shape == expected.shape
+        assert actual.isfinite().all(), "not every element was written"
+        difference = (actual.detach().double().cpu() - expected.double()).norm()
+        assert difference <= tolerance * expected.double().norm(), f"off by {difference / expected.norm():.1e}"
+
+
+PRECISIONS = {
+    "fp32": Precision(torch.float32, 2e-6, 2e-6),
+    "fp16": Precision(torch.float16, 2e-6, 1e-3),
+    "bf16": Precision(torch.bfloat16, 2e-6, 6e-3),
+}
+
+
+@pytest.fixture(params=list(PRECISIONS))
+def precision(request: pytest.FixtureRequest) -> Precision:
+    """Each type in turn; `@pytest.mark.parametrize("precision", ["fp32"], indirect=True)` takes some."""
+    return PRECISIONS[request.param]
+
+
+ABSURD = 77
+"""In integers and booleans that no kernel writes."""
 
 
 @pytest.fixture(autouse=True)
-def poison() -> Iterator[None]:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(deterministic)
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is not initialized is NaN, or the integer ABSURD: an element that no kernel writes shows."""
+
+    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def allocated(*args: Any, **kwargs: Any) -> Tensor:
+            tensor = allocate(*args, **kwargs)
+            return tensor.fill_(float("nan") if tensor.is_floating_point() else ABSURD)
+
+        return allocated
+
+    for owner, name in [(torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (Tensor, "new_empty")]:
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))

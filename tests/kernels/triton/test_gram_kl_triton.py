@@ -38,9 +38,9 @@ CASES: list[tuple[str, float | None, torch.dtype, str]] = [
 
 
 @pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+def _small_chunks(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """On the interpreter: several chunks and blocks at small sizes, with few programs."""
-    if device.type == "cpu":
+    if device == "cpu":
         monkeypatch.setattr(gram_kl_triton, "ROW_BLOCK", 16)
         monkeypatch.setattr(gram_kl_triton, "ROW_CHUNK", 32)
         monkeypatch.setattr(gram_kl_triton, "BLOCK_LIMIT", 1500)
@@ -60,7 +60,7 @@ def relative(result: Tensor, truth: Tensor) -> float:
     return ((result.double() - truth).norm() / truth.norm().clamp_min(1e-12)).item()
 
 
-def check(device: torch.device, shape: tuple[int, ...], case: tuple[str, float | None, torch.dtype, str]) -> None:
+def check(device: str, shape: tuple[int, ...], case: tuple[str, float | None, torch.dtype, str]) -> None:
     path, temperature, dtype, layout = case
     cosine = temperature is not None
     pair = [tokens(*shape, seed=seed, dtype=dtype).to(device) * (1 if cosine else 0.4) for seed in (0, 1)]
@@ -85,26 +85,24 @@ def check(device: torch.device, shape: tuple[int, ...], case: tuple[str, float |
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("shape", SMALL[:2], ids=str)
-def test_against_the_reference(device: torch.device, shape: tuple[int, ...], case: Any) -> None:
+def test_against_the_reference(device: str, shape: tuple[int, ...], case: Any) -> None:
     check(device, shape, case)
 
 
 @pytest.mark.parametrize("path", ["tiles", "hybrid", "blocks"])
 @pytest.mark.parametrize("shape", SMALL[2:], ids=str)
-def test_even_and_tiny_shapes(device: torch.device, shape: tuple[int, ...], path: str) -> None:
+def test_even_and_tiny_shapes(device: str, shape: tuple[int, ...], path: str) -> None:
     check(device, shape, (path, 0.1, torch.float32, "channel"))
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_real_sizes(device: torch.device, shape: tuple[int, ...], case: Any) -> None:
-    if device.type != "cuda":
-        pytest.skip("needs a CUDA device")
+def test_real_sizes(device: str, shape: tuple[int, ...], case: Any) -> None:
     check(device, shape, case)
 
 
-def test_one_epilogue_and_four_strips_agree(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_epilogue_and_four_strips_agree(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     p, q = (tokens(2, 70, 24, seed=seed, dtype=torch.float32).to(device) for seed in (0, 1))
     grads = []
     for split in (False, True):
@@ -118,7 +116,7 @@ def test_one_epilogue_and_four_strips_agree(device: torch.device, monkeypatch: p
 
 
 @pytest.mark.parametrize("path", ["tiles", "hybrid", "blocks"])
-def test_two_runs_are_bitwise_equal(device: torch.device, path: str) -> None:
+def test_two_runs_are_bitwise_equal(device: str, path: str) -> None:
     def run() -> tuple[Tensor, Tensor]:
         p, q = (tokens(2, 70, 33, seed=seed, dtype=torch.float32).to(device) for seed in (0, 1))
         x = p.detach().requires_grad_()
@@ -130,14 +128,14 @@ def test_two_runs_are_bitwise_equal(device: torch.device, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["tiles", "hybrid", "blocks"])
-def test_registration(device: torch.device, path: str) -> None:
+def test_registration(device: str, path: str) -> None:
     p, q = (tokens(2, 20, 9, seed=seed, dtype=torch.float32).detach().to(device) for seed in (0, 1))
     operator = torch.ops.sfda_kernels.gram_kl_triton
     torch.library.opcheck(operator, (p.mT.contiguous().mT.requires_grad_(), q, 0.1, True, path))
     torch.library.opcheck(operator, (p, q.requires_grad_(), 0.1, path == "tiles", path))
 
 
-def test_maps_that_are_allocated(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_that_are_allocated(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Elements of the largest tensor: two maps' worth on no path, one block of rows on "blocks"."""
     monkeypatch.setattr(gram_kl_triton, "BLOCK_LIMIT", 1500)
     batch, count, depth = 2, 96, 4
@@ -159,7 +157,7 @@ def test_maps_that_are_allocated(device: torch.device, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("prefer", "expected"), [("speed", "hybrid"), ("memory", "blocks")])
 def test_the_operator_takes_the_path_of_the_table(
-    device: torch.device, prefer: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+    device: str, prefer: Any, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = []
     monkeypatch.setattr(
@@ -177,7 +175,7 @@ def test_the_operator_takes_the_path_of_the_table(
     assert ran == [expected] * 4
 
 
-def test_narrow_aligned_features_take_tiles(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_aligned_features_take_tiles(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
     for name in ("_tiles_forward", "_tiles_backward", "_rows_forward", "_rows_backward"):
         function = getattr(gram_kl_triton, name)
@@ -188,7 +186,7 @@ def test_narrow_aligned_features_take_tiles(device: torch.device, monkeypatch: p
     assert launched == ["_tiles_forward"] * 2 + ["_tiles_backward"] * 2
 
 
-def test_second_derivative_falls_back(device: torch.device) -> None:
+def test_second_derivative_falls_back(device: str) -> None:
     p, q = (random_like(torch.empty(1, 5, 4), seed).to(device) for seed in (0, 1))
     x = p.requires_grad_()
     result = gram_kl_triton.gram_kl(x, q, 0.5, True, "speed", "hybrid")
@@ -203,7 +201,7 @@ def test_second_derivative_falls_back(device: torch.device) -> None:
     assert relative(second, second_truth) < 1e-5
 
 
-def test_tiles_need_a_bound(device: torch.device) -> None:
+def test_tiles_need_a_bound(device: str) -> None:
     x = torch.ones(1, 4, 4, device=device)
     for temperature, cosine in ((0.01, True), (0.1, False)):
         with pytest.raises(ValueError, match="tiles"):
@@ -211,7 +209,7 @@ def test_tiles_need_a_bound(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("operator", [attention_kl, attention_l1])
-def test_compiled_equals_eager(device: torch.device, operator: Any) -> None:
+def test_compiled_equals_eager(device: str, operator: Any) -> None:
     def run(function: Any) -> list[Tensor]:
         x, y = (random_like(torch.empty(1, 4, 2, 3), seed).to(device).requires_grad_() for seed in (0, 1))
         out = function(x, y, backend="triton")
