@@ -58,8 +58,8 @@ def test_against_float64(shape: str, precision: Any, device: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32"], indirect=True)
 def test_several_programs_a_row_and_strips_a_patch(precision: Any, device: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(patch_launch, "STRIP_ROWS", 2)
-    monkeypatch.setattr(patch_launch, "_blocks", lambda classes, columns: {"BK": 4, "BX": 4, "num_warps": 1})
+    monkeypatch.setattr(patch_launch, "TILE_ROWS", 2)
+    monkeypatch.setattr(patch_launch, "_columns", lambda width: (4, 1))
     check(precision, numbers(2, 3, 3, 6, device=device), 2, (7, 11))
 
 
