@@ -1,17 +1,17 @@
-"""Patch entropy in Triton: one thread an output column, the bilinear upsampling inside, no atomics.
+"""Patch entropy in Triton: the bilinear upsampling inside, a thread a column of pixels, no atomics.
 
 B images, K classes, logits of (h, w) nodes, H x W pixels, G x G patches. The pixels between two neighboring rows
-of nodes are a cell row: they interpolate the same 2 K values of their column, which a program loads once.
+of nodes are a cell, -1 before the first node to h - 1 after the last. A program holds up to BR rows of one cell and
+BX columns and walks over the classes, so that sums over classes need no other thread and K no padding; each class is
+two rows of nodes, loaded and interpolated across once for all rows of the tile.
 
-Forward: a program sums entropy and sum_c p^2 down its columns over a strip of one row of patches; `rank_kernel` adds
-the sums of a patch in a fixed order. Backward: a program owns one cell row and sums, down its columns, the gradient
-of the nodes above and below; `gather_kernel` adds the columns of each node in a fixed order. Every element of every
-output is written by exactly one program, so that equal inputs give equal bits.
+Forward: `sums_kernel` sums entropy and sum_c p^2 down the columns of a tile within one row of patches; `rank_kernel`
+adds the sums of a patch in a fixed order. Backward: `gradient_kernel` sums the gradient of the nodes above and below
+down the columns of a tile; `gather_kernel` adds the columns of each node in a fixed order. Exactly one program writes
+each element, so that equal inputs give equal bits.
 
 Importing this module imports triton, which reads TRITON_INTERPRET here, where the kernels are defined.
 """
-
-from __future__ import annotations
 
 # mypy: disallow-untyped-defs=False
 import triton
@@ -24,29 +24,29 @@ _MASKED = tl.constexpr(MASKED)
 
 @triton.jit
 def _source(pixel, low, high, ALIGN: tl.constexpr):
-    """Node before a pixel and the weight of the next one, for `low` nodes upsampled to `high`; exact in integers."""
+    """Node before a pixel, -1 to low - 1, and the weight of the next one; exact in integers."""
     if ALIGN:
         unit = tl.maximum(high - 1, 1)
         scaled = pixel * (low - 1)
     else:
         unit = 2 * high
-        scaled = tl.maximum((2 * pixel + 1) * low - high, 0)
-    node = scaled // unit
+        scaled = (2 * pixel + 1) * low - high
+    node = (scaled + unit) // unit - 1
     weight = (scaled - node * unit).to(tl.float32) / unit
-    return node, tl.where(node < low - 1, weight, 0.0)
+    return node, tl.where(node < 0, 1.0, tl.where(node < low - 1, weight, 0.0))
 
 
 @triton.jit
 def _first_pixel(node, low, high, ALIGN: tl.constexpr):
     """First pixel whose `_source` is this node or a later one; `high` where there is none."""
     if ALIGN:
-        step = tl.maximum(low - 1, 1)
+        unit = tl.maximum(low - 1, 1)
         scaled = node * tl.maximum(high - 1, 1)
     else:
-        step = 2 * low
-        scaled = tl.maximum((2 * node + 1) * high - low, 0)
-    pixel = tl.minimum((scaled + step - 1) // step, high)
-    return tl.where(node <= 0, 0, tl.where(node < low, pixel, high))
+        unit = 2 * low
+        scaled = (2 * node + 1) * high - low
+    pixel = (tl.maximum(scaled, 0) + unit - 1) // unit
+    return tl.where(node < low, tl.minimum(pixel, high), high)
 
 
 @triton.jit
@@ -64,71 +64,98 @@ def _patch_of(pixel, size, grid):
 
 
 @triton.jit
-def _load_row(image, row, column, weight, k, classes, stride_k, stride_h, stride_w, inside, low_width,
-              IDENTITY: tl.constexpr):  # fmt: skip
-    """One row of nodes interpolated to the program's columns, (BK, BX) fp32, -inf as in the reference."""
-    mask = (k < classes)[:, None] & inside[None, :]
-    base = image + row.to(tl.int64) * stride_h + (k.to(tl.int64) * stride_k)[:, None]
-    left = tl.load(base + (column.to(tl.int64) * stride_w)[None, :], mask=mask, other=0.0).to(tl.float32)
-    left = tl.where(left < _MASKED, _MASKED, left)
-    if not IDENTITY:
-        beyond = tl.minimum(column + 1, low_width - 1).to(tl.int64)
-        right = tl.load(base + (beyond * stride_w)[None, :], mask=mask, other=0.0).to(tl.float32)
-        right = tl.where(right < _MASKED, _MASKED, right)
-        left = (1.0 - weight)[None, :] * left + weight[None, :] * right
-    return tl.where((k < classes)[:, None], left, 2 * _MASKED)
+def _offsets(node, y, x, low_height, low_width, width, stride_h, stride_w,
+             IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+    """Where the tile's logits of a class lie: row above and below (a scalar), column left and right, its weight."""
+    if IDENTITY:
+        above = y.to(tl.int64)[:, None] * stride_h
+        left = x.to(tl.int64)[None, :] * stride_w
+        return above, above, left, left, tl.zeros_like(x).to(tl.float32)
+    else:  # noqa: RET505 - triton compiles what follows a return
+        column, across = _source(x, low_width, width, ALIGN)
+        above = tl.minimum(tl.maximum(node, 0), low_height - 1).to(tl.int64) * stride_h
+        below = tl.minimum(node + 1, low_height - 1).to(tl.int64) * stride_h
+        left = tl.maximum(column, 0).to(tl.int64) * stride_w
+        right = tl.minimum(column + 1, low_width - 1).to(tl.int64) * stride_w
+        return above, below, left, right, across
 
 
 @triton.jit
-def _softmax(logits):
-    """Softmax p over the classes (BK, BX), log p, entropy and sum_c p^2 (BX,)."""
-    logits -= tl.max(logits, 0)[None, :]
-    powers = tl.exp(logits)
-    total = tl.sum(powers, 0)
-    p = powers * (1.0 / total)[None, :]
-    log_total = tl.log(total)
-    entropy = log_total - tl.sum(p * logits, 0)
-    return p, logits - log_total[None, :], entropy, tl.sum(p * p, 0)
+def _load(pointer, mask):
+    """fp32, -inf as in the reference; NaN stays."""
+    value = tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
+    return tl.where(value < _MASKED, _MASKED, value)
 
 
-@triton.jit(do_not_specialize=["classes", "low_height", "low_width", "height", "width", "grid", "strips"])
+@triton.jit
+def _logits(source, above, below, left, right, across, down, rows, columns, IDENTITY: tl.constexpr):
+    """One class at the pixels of the tile, (BR, BX) fp32."""
+    if IDENTITY:
+        return _load(source + above + left, rows[:, None] & columns[None, :])
+    else:  # noqa: RET505
+        top = (1.0 - across) * _load(source + above + left, columns)
+        top += across * _load(source + above + right, columns)
+        bottom = (1.0 - across) * _load(source + below + left, columns)
+        bottom += across * _load(source + below + right, columns)
+        return (1.0 - down)[:, None] * top[None, :] + down[:, None] * bottom[None, :]
+
+
+@triton.jit
+def _softmax(image, classes, stride_k, above, below, left, right, across, down, rows, columns,
+             BR: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr):  # fmt: skip
+    """Over the classes, with e = exp(z - maximum): maximum, sum e, entropy, sum p^2, each (BR, BX)."""
+    maximum = tl.full((BR, BX), float("-inf"), tl.float32)
+    source = image
+    for _ in range(classes):
+        z = _logits(source, above, below, left, right, across, down, rows, columns, IDENTITY)
+        maximum = tl.maximum(maximum, z)
+        source += stride_k
+    total = tl.zeros((BR, BX), tl.float32)
+    moment = tl.zeros((BR, BX), tl.float32)
+    squares = tl.zeros((BR, BX), tl.float32)
+    source = image
+    for _ in range(classes):
+        z = _logits(source, above, below, left, right, across, down, rows, columns, IDENTITY) - maximum
+        power = tl.exp(z)
+        total += power
+        moment += power * z
+        squares += power * power
+        source += stride_k
+    return maximum, total, tl.log(total) - moment / total, squares / (total * total)
+
+
+@triton.jit(do_not_specialize=["classes", "low_height", "low_width", "height", "width", "grid", "cells", "parts"])
 def sums_kernel(logits, stride_b, stride_k, stride_h, stride_w, sums,
-                classes, low_height, low_width, height, width, grid, strips,
-                ROWS: tl.constexpr, BK: tl.constexpr, BX: tl.constexpr,
-                IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
-    """Grid (cdiv(W, BX), G * strips, B): column sums of entropy and of sum_c p^2, to sums (B, G * strips, 2, W)."""
+                classes, low_height, low_width, height, width, grid, cells, parts,
+                BR: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+    """Grid (cdiv(W, BX), G * cells * parts, B): column sums of entropy and of sum_c p^2 over a tile.
+
+    To sums (B, G * cells * parts, 2, W), for each row of patches its cells, each in parts of BR rows; some are empty.
+    """
     x = tl.program_id(0) * BX + tl.arange(0, BX)
     strip = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
-    k = tl.arange(0, BK)
-    inside = x < width
-    image = logits + b * stride_b
-    column, weight = _source(x, low_width, width, ALIGN)
-    entropies = tl.zeros((BX,), tl.float32)
-    squares = tl.zeros((BX,), tl.float32)
-
-    row = _patch_start(strip // strips, height, grid) + (strip % strips) * ROWS
-    end = tl.minimum(row + ROWS, _patch_start(strip // strips + 1, height, grid))
-    while row < end:
-        node = _source(row, low_height, height, ALIGN)[0]
-        top = _load_row(image, node, column, weight, k, classes, stride_k, stride_h, stride_w, inside, low_width,
-                        IDENTITY)  # fmt: skip
-        bottom = top
-        if not IDENTITY:
-            below = tl.minimum(node + 1, low_height - 1)
-            bottom = _load_row(image, below, column, weight, k, classes, stride_k, stride_h, stride_w, inside,
-                               low_width, IDENTITY)  # fmt: skip
-        cell_end = tl.minimum(end, _first_pixel(node + 1, low_height, height, ALIGN))
-        for y in range(row, cell_end):
-            lower = _source(y, low_height, height, ALIGN)[1]
-            softmax = _softmax((1.0 - lower) * top + lower * bottom)
-            entropies += softmax[2]
-            squares += softmax[3]
-        row = cell_end
-
+    band = strip // (cells * parts)
+    start = _patch_start(band, height, grid)
+    end = _patch_start(band + 1, height, grid)
+    node = _source(start, low_height, height, ALIGN)[0] + strip // parts % cells
+    if not IDENTITY:
+        start = tl.maximum(start, _first_pixel(node, low_height, height, ALIGN))
+        end = tl.minimum(end, _first_pixel(node + 1, low_height, height, ALIGN))
+    start += strip % parts * BR
+    y = start + tl.arange(0, BR)
+    rows = y < end
+    columns = x < width
+    down = _source(y, low_height, height, ALIGN)[1]
+    above, below, left, right, across = _offsets(
+        node, y, x, low_height, low_width, width, stride_h, stride_w, IDENTITY, ALIGN
+    )
+    present = tl.where(start < end, classes, 0)
+    statistics = _softmax(logits + b * stride_b, present, stride_k, above, below, left, right, across, down,
+                          rows, columns, BR, BX, IDENTITY)  # fmt: skip
     out = sums + (b * tl.num_programs(1) + strip) * 2 * width + x
-    tl.store(out, entropies, mask=inside)
-    tl.store(out + width, squares, mask=inside)
+    tl.store(out, tl.sum(tl.where(rows[:, None], statistics[2], 0.0), 0), mask=columns)
+    tl.store(out + width, tl.sum(tl.where(rows[:, None], statistics[3], 0.0), 0), mask=columns)
 
 
 @triton.jit(do_not_specialize=["batch", "height", "width", "grid", "strips"])
@@ -165,85 +192,91 @@ def rank_kernel(sums, entropy, rank, squares, batch, height, width, grid, strips
     tl.store(rank + out, before, mask=present)
 
 
-@triton.jit(do_not_specialize=["classes", "low_height", "low_width", "height", "width", "grid"])
+@triton.jit(do_not_specialize=["classes", "low_height", "low_width", "height", "width", "grid", "parts"])
 def gradient_kernel(logits, stride_b, stride_k, stride_h, stride_w,
-                    grad_entropy, stride_gb, stride_gp, grad_square,
-                    out, out_b, out_k, out_h, out_w,
-                    classes, low_height, low_width, height, width, grid, square_scale,
-                    BK: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
-    """Grid (cdiv(W, BX), h, B): gradient of the columns of one cell row.
+                    grad_entropy, stride_gb, stride_gp, grad_square, out, out_b, out_k, out_h, out_w,
+                    classes, low_height, low_width, height, width, grid, parts, square_scale,
+                    BR: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+    """Grid (cdiv(W, BX), cells * parts, B): gradient of the pixels of a tile.
 
-    With dH/dz = -p (log p + H) and d(sum_c p^2)/dz = 2 p (p - sum_c p^2). IDENTITY: that is the gradient of the
-    logits, out (B, K, H, W). Else out is (B, K, 2 h, W), rows 2 i and 2 i + 1 cell row i's share in the node rows
-    i and i + 1. Upstream gradients may be None.
+    With dH/dz = -p (log p + H) and d(sum_c p^2)/dz = 2 p (p - sum_c p^2). IDENTITY, one cell: that is the gradient
+    of the logits, out (B, K, H, W). Else cells -1 to h - 1, and rows 2 i and 2 i + 1 of out (B, K, 2 (h + 1) parts, W)
+    are the shares of tile i in the node rows above and below it. Upstream gradients may be None.
     """
     x = tl.program_id(0) * BX + tl.arange(0, BX)
-    node = tl.program_id(1)
+    strip = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
-    k = tl.arange(0, BK)
-    inside = x < width
-    image = logits + b * stride_b
-    column, weight = _source(x, low_width, width, ALIGN)
-    top = _load_row(image, node, column, weight, k, classes, stride_k, stride_h, stride_w, inside, low_width,
-                    IDENTITY)  # fmt: skip
-    bottom = top
+    node = strip // parts - 1
+    start = strip * BR
+    end = height
     if not IDENTITY:
-        below = tl.minimum(node + 1, low_height - 1)
-        bottom = _load_row(image, below, column, weight, k, classes, stride_k, stride_h, stride_w, inside, low_width,
-                           IDENTITY)  # fmt: skip
-    above_sum = tl.zeros((BK, BX), tl.float32)
-    below_sum = tl.zeros((BK, BX), tl.float32)
+        start = _first_pixel(node, low_height, height, ALIGN) + strip % parts * BR
+        end = _first_pixel(node + 1, low_height, height, ALIGN)
+    y = start + tl.arange(0, BR)
+    rows = y < end
+    columns = x < width
+    mask = rows[:, None] & columns[None, :]
+    image = logits + b * stride_b
+    down = _source(y, low_height, height, ALIGN)[1]
+    above, below, left, right, across = _offsets(
+        node, y, x, low_height, low_width, width, stride_h, stride_w, IDENTITY, ALIGN
+    )
+    present = tl.where(start < end, classes, 0)
+    maximum, total, entropy, square = _softmax(image, present, stride_k, above, below, left, right, across, down,
+                                               rows, columns, BR, BX, IDENTITY)  # fmt: skip
+    log_total = tl.log(total)
     if grad_square is not None:
         square_upstream = tl.load(grad_square) * square_scale
     if grad_entropy is not None:
+        patch_y = _patch_of(y, height, grid)
         patch_x = _patch_of(x, width, grid)
+        patch_height = _patch_start(patch_y + 1, height, grid) - _patch_start(patch_y, height, grid)
         patch_width = _patch_start(patch_x + 1, width, grid) - _patch_start(patch_x, width, grid)
+        patch = (patch_y * grid)[:, None] + patch_x[None, :]
+        upstream = tl.load(grad_entropy + b * stride_gb + patch.to(tl.int64) * stride_gp, mask=mask, other=0.0)
+        upstream = upstream / (patch_height[:, None] * patch_width[None, :])
 
-    start = _first_pixel(node, low_height, height, ALIGN)
-    for y in range(start, _first_pixel(node + 1, low_height, height, ALIGN)):
-        lower = _source(y, low_height, height, ALIGN)[1]
-        p, log_p, entropy, square = _softmax((1.0 - lower) * top + lower * bottom)
-        slope = tl.zeros((BK, BX), tl.float32)
-        if grad_square is not None:
-            slope += square_upstream * (p - square[None, :])
-        if grad_entropy is not None:
-            patch_y = _patch_of(y, height, grid)
-            area = patch_width * (_patch_start(patch_y + 1, height, grid) - _patch_start(patch_y, height, grid))
-            upstream = grad_entropy + b * stride_gb + (patch_y * grid + patch_x).to(tl.int64) * stride_gp
-            slope -= (tl.load(upstream, mask=inside, other=0.0) / area)[None, :] * (log_p + entropy[None, :])
-        gradient = p * slope
-        above_sum += (1.0 - lower) * gradient
-        below_sum += lower * gradient
-
-    mask = (k < classes)[:, None] & inside[None, :]
-    target = out + b * out_b + (k.to(tl.int64) * out_k)[:, None] + (x.to(tl.int64) * out_w)[None, :]
+    target = out + b * out_b + x.to(tl.int64) * out_w + 2 * strip.to(tl.int64) * out_h
     if IDENTITY:
-        tl.store(target + node.to(tl.int64) * out_h, above_sum.to(out.dtype.element_ty), mask=mask)
-    else:
-        tl.store(target + 2 * node.to(tl.int64) * out_h, above_sum, mask=mask)
-        tl.store(target + (2 * node.to(tl.int64) + 1) * out_h, below_sum, mask=mask)
+        target = out + b * out_b + y.to(tl.int64)[:, None] * out_h + x.to(tl.int64)[None, :] * out_w
+    for _ in range(classes):
+        z = _logits(image, above, below, left, right, across, down, rows, columns, IDENTITY) - maximum
+        p = tl.exp(z) / total
+        slope = tl.zeros((BR, BX), tl.float32)
+        if grad_square is not None:
+            slope += square_upstream * (p - square)
+        if grad_entropy is not None:
+            slope -= upstream * (z - log_total + entropy)
+        gradient = tl.where(mask, p * slope, 0.0)
+        if IDENTITY:
+            tl.store(target, gradient.to(out.dtype.element_ty), mask=mask)
+        else:
+            tl.store(target, tl.sum((1.0 - down)[:, None] * gradient, 0), mask=columns)
+            tl.store(target + out_h, tl.sum(down[:, None] * gradient, 0), mask=columns)
+        image += stride_k
+        target += out_k
 
 
-@triton.jit(do_not_specialize=["classes", "low_width", "width"])
-def gather_kernel(partial, partial_b, partial_k, out, out_b, out_k, out_h, out_w, classes, low_width, width,
-                  BK: tl.constexpr, BX: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
-    """Grid (cdiv(w, BX), h, B): gradient of a row of nodes, from the cell rows below and above and their columns."""
-    x = tl.program_id(0) * BX + tl.arange(0, BX)
-    y = tl.program_id(1)
-    b = tl.program_id(2).to(tl.int64)
-    k = tl.arange(0, BK)
+@triton.jit(do_not_specialize=["classes", "low_height", "low_width", "width", "parts"])
+def gather_kernel(partial, partial_b, partial_k, partial_h, out, out_b, out_k, out_h, out_w,
+                  classes, low_height, low_width, width, parts, BX: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+    """Grid (B * K, h, cdiv(w, BX)): gradient of a row of nodes, from the cells above and below it, column by column."""
+    b = (tl.program_id(0) // classes).to(tl.int64)
+    k = (tl.program_id(0) % classes).to(tl.int64)
+    y = tl.program_id(1).to(tl.int64)
+    x = tl.program_id(2) * BX + tl.arange(0, BX)
     inside = x < low_width
     start = tl.where(inside, _first_pixel(x - 1, low_width, width, ALIGN), 0)
     end = tl.where(inside, _first_pixel(x + 1, low_width, width, ALIGN), 0)
-    source = partial + b * partial_b + (k.to(tl.int64) * partial_k)[:, None] + 2 * y.to(tl.int64) * width
-    total = tl.zeros((BK, BX), tl.float32)
-    for step in range(tl.max(end - start, 0)):
-        pixel = start + step
-        node, weight = _source(pixel, low_width, width, ALIGN)
-        mask = (k < classes)[:, None] & (pixel < end)[None, :]
-        gradient = tl.load(source + pixel[None, :], mask=mask, other=0.0)
-        gradient += tl.load(source - width + pixel[None, :], mask=mask & (y > 0), other=0.0)
-        total += tl.where(node == x, 1.0 - weight, weight)[None, :] * gradient
-    target = out + b * out_b + (k.to(tl.int64) * out_k)[:, None] + y.to(tl.int64) * out_h
-    tl.store(target + (x.to(tl.int64) * out_w)[None, :], total.to(out.dtype.element_ty),
-             mask=(k < classes)[:, None] & inside[None, :])  # fmt: skip
+    total = tl.zeros((BX,), tl.float32)
+    for part in range(parts):
+        cell_above = partial + b * partial_b + k * partial_k + (2 * (y * parts + part) + 1) * partial_h
+        cell_below = cell_above + (2 * parts - 1) * partial_h
+        for step in range(tl.max(end - start, 0)):
+            pixel = start + step
+            node, weight = _source(pixel, low_width, width, ALIGN)
+            gradient = tl.load(cell_above + pixel, mask=pixel < end, other=0.0)
+            gradient += tl.load(cell_below + pixel, mask=pixel < end, other=0.0)
+            total += tl.where(node == x, 1.0 - weight, weight) * gradient
+    target = out + b * out_b + k * out_k + y * out_h + x.to(tl.int64) * out_w
+    tl.store(target, total.to(out.dtype.element_ty), mask=inside)

@@ -58,6 +58,10 @@ class Row:
     """Bytes a thread spills to local memory."""
     shared: int
     """Bytes a program."""
+    barriers: int
+    """In the PTX; one in an inner loop tells of a reduction across warps."""
+    atomics: int
+    """In the PTX; the kernels promise equal bits for equal inputs, so none."""
     triton: str
 
 
@@ -120,8 +124,18 @@ def measure(case: str, launch: Launch, architecture: int) -> Row:
     if not found:
         raise RuntimeError(f"cuobjdump says no registers for {function.__name__}: {dump.stdout}{dump.stderr}")
     registers, stack = map(int, found.groups())
-    name = f"sm_{architecture}"
-    return Row(case, function.__name__, name, registers, stack, compiled.metadata.shared, triton.__version__)
+    ptx = compiled.asm["ptx"]
+    return Row(
+        case=case,
+        kernel=function.__name__,
+        architecture=f"sm_{architecture}",
+        registers=registers,
+        stack=stack,
+        shared=compiled.metadata.shared,
+        barriers=len(re.findall(r"\bbar(rier)?\.", ptx)),
+        atomics=len(re.findall(r"\b(atom|red)\.", ptx)),
+        triton=triton.__version__,
+    )
 
 
 def _cuobjdump() -> str:

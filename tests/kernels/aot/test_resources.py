@@ -44,6 +44,7 @@ def test_no_kernel_takes_more_than_the_table_says(measured: Table) -> None:
     for key, held in table(TABLE.read_text()).items():
         row = measured[key]
         assert int(row["shared"]) <= SHARED_LIMIT[key[2]], key
+        assert int(row["atomics"]) == 0, key
         if row["triton"] == held["triton"]:  # another compiler allocates otherwise
-            for resource in ("registers", "stack", "shared"):
+            for resource in ("registers", "stack", "shared", "barriers"):
                 assert int(row[resource]) <= int(held[resource]), (key, resource)

@@ -14,10 +14,10 @@ from torch import Tensor
 from sfda_kernels import PatchEntropy, patch_columns, patch_entropy, patch_launch, patch_operator, rank_patches
 
 SHAPES = {
-    "upsampled, ragged": ((3, 5, 3, 4), 3, (11, 13), False),
-    "corners aligned": ((2, 7, 2, 3), 2, (7, 9), True),
-    "same size": ((2, 19, 5, 7), 4, (5, 7), False),
-    "downsampled": ((2, 3, 9, 8), 2, (5, 6), False),
+    "upsampled, ragged": ((2, 3, 2, 4), 3, (7, 11), False),
+    "corners aligned": ((2, 3, 2, 3), 2, (5, 7), True),
+    "same size": ((2, 5, 5, 7), 4, (5, 7), False),
+    "downsampled": ((2, 3, 5, 8), 2, (3, 5), False),
 }
 
 
@@ -58,16 +58,16 @@ def test_against_float64(shape: str, precision: Any, device: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32"], indirect=True)
 def test_several_programs_a_row_and_strips_a_patch(precision: Any, device: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(patch_launch, "STRIP_ROWS", 2)
-    monkeypatch.setattr(patch_launch, "_blocks", lambda classes, columns: {"BK": 4, "BX": 4, "num_warps": 1})
-    check(precision, numbers(2, 3, 3, 6, device=device), 2, (7, 11))
+    monkeypatch.setattr(patch_launch, "TILE_ROWS", 2)
+    monkeypatch.setattr(patch_launch, "_columns", lambda width: (4, 1))
+    check(precision, numbers(1, 2, 2, 4, device=device), 2, (7, 9))
 
 
 @pytest.mark.parametrize("precision", ["fp32"], indirect=True)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5), st.integers(1, 6)),
-    st.tuples(st.integers(1, 8), st.integers(1, 9)),
+    st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6)),
+    st.tuples(st.integers(1, 6), st.integers(1, 9)),
     st.integers(1, 3),
     st.booleans(),
 )
@@ -91,7 +91,7 @@ def test_strided_and_offset_views_of_poisoned_memory(precision: Any, device: str
             view = around.transpose(0, 1)[3:5, :3, 4:9, :4].transpose(1, 2)
     view.copy_(numbers(*view.shape, device=device))
     assert not view.is_contiguous()
-    check(precision, view, 2, (5, 6))
+    check(precision, view, 2, (3, 5))
 
 
 @pytest.mark.parametrize("precision", ["fp32"], indirect=True)
@@ -134,8 +134,8 @@ def test_a_masked_class_counts_nothing(device: str, size: tuple[int, int]) -> No
 
 
 def test_equal_inputs_give_equal_bits(device: str) -> None:
-    logits = numbers(3, 4, 3, 4, device=device)
-    (first, gradient), (second, again) = run(logits, 2, (5, 6)), run(logits, 2, (5, 6))
+    logits = numbers(2, 3, 2, 3, device=device)
+    (first, gradient), (second, again) = run(logits, 2, (3, 4)), run(logits, 2, (3, 4))
     assert all(torch.equal(a, b) for a, b in zip((*first, gradient), (*second, again), strict=True))
 
 
@@ -167,10 +167,10 @@ def test_the_kernels_run_where_they_are_asked_for(device: str, monkeypatch: pyte
 
 
 def test_operators_keep_the_rules_of_pytorch(device: str) -> None:
-    logits = numbers(2, 3, 2, 3, device=device)
-    settings = (2, 3, 4, False, True)
+    logits = numbers(2, 2, 2, 2, device=device)
+    settings = (1, 2, 3, False, True)
     torch.library.opcheck(patch_operator.patch_entropy, (logits.clone().requires_grad_(), *settings))
-    for upstream in [(numbers(2, 4, device=device), None), (None, numbers(device=device))]:
+    for upstream in [(numbers(2, 1, device=device), None), (None, numbers(device=device))]:
         torch.library.opcheck(patch_operator.patch_entropy_backward, (logits, *upstream, *settings))
 
 
