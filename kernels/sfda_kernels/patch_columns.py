@@ -24,7 +24,7 @@ _MASKED = tl.constexpr(MASKED)
 
 @triton.jit
 def _source(pixel, low, high, ALIGN: tl.constexpr):
-    """Node before a pixel, -1 to low - 1, and the weight of the next one; exact in integers."""
+    """Node before a pixel, -1 to low - 1, and the weight of the next one; exact while low * high < 2**30."""
     if ALIGN:
         unit = tl.maximum(high - 1, 1)
         scaled = pixel * (low - 1)
