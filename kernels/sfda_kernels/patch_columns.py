@@ -24,7 +24,7 @@ _MASKED = tl.constexpr(MASKED)
 
 @triton.jit
 def _source(pixel, low, high, ALIGN: tl.constexpr):
-    """Node before a pixel, -1 to low - 1, and the weight of the next one; exact in integers."""
+    """Node before a pixel, -1 to low - 1, and the weight of the next one; exact while low * high < 2**30."""
     if ALIGN:
         unit = tl.maximum(high - 1, 1)
         scaled = pixel * (low - 1)
@@ -228,13 +228,16 @@ def gradient_kernel(logits, stride_b, stride_k, stride_h, stride_w,
     if grad_square is not None:
         square_upstream = tl.load(grad_square) * square_scale
     if grad_entropy is not None:
-        patch_y = _patch_of(y, height, grid)
-        patch_x = _patch_of(x, width, grid)
-        patch_height = _patch_start(patch_y + 1, height, grid) - _patch_start(patch_y, height, grid)
-        patch_width = _patch_start(patch_x + 1, width, grid) - _patch_start(patch_x, width, grid)
-        patch = (patch_y * grid)[:, None] + patch_x[None, :]
-        upstream = tl.load(grad_entropy + b * stride_gb + patch.to(tl.int64) * stride_gp, mask=mask, other=0.0)
-        upstream = upstream / (patch_height[:, None] * patch_width[None, :])
+        bands = _patch_of(y, height, grid)
+        patch = _patch_of(x, width, grid)
+        patch_width = _patch_start(patch + 1, width, grid) - _patch_start(patch, width, grid)
+        upstream = tl.zeros((BR, BX), tl.float32)
+        last = _patch_of(tl.minimum(start + BR, end) - 1, height, grid)
+        for band in range(_patch_of(start, height, grid), last + 1):  # one or two, unless patches are low
+            source = grad_entropy + b * stride_gb + (band * grid + patch).to(tl.int64) * stride_gp
+            area = patch_width * (_patch_start(band + 1, height, grid) - _patch_start(band, height, grid))
+            share = tl.load(source, mask=columns, other=0.0) / area
+            upstream = tl.where((bands == band)[:, None], share[None, :], upstream)
 
     target = out + b * out_b + x.to(tl.int64) * out_w + 2 * strip.to(tl.int64) * out_h
     if IDENTITY:

@@ -84,7 +84,8 @@ def backward(
 
 def _tile_rows(low: int, high: int, identity: bool, align_corners: bool) -> tuple[int, int]:
     """Rows of a tile, a power of two, and the most rows of a cell."""
-    cell = triton.cdiv(max(high - 1, 1), max(low - 1, 1)) if align_corners else triton.cdiv(high, low)
+    ratio = (max(high - 1, 1), low - 1) if align_corners and low > 1 else (high, low)
+    cell = triton.cdiv(*ratio)
     return (TILE_ROWS if identity else min(TILE_ROWS, triton.next_power_of_2(cell))), cell
 
 

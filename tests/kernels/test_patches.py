@@ -223,6 +223,8 @@ def test_nan_image_ranks_last_and_leaves_the_others_alone(size: tuple[int, int],
     result = patch_entropy(logits, 2, size)
     (gradient,) = torch.autograd.grad(result.entropy[1:].sum(), logits, retain_graph=True)
     assert gradient[1:].isfinite().all()
+    (gradient,) = torch.autograd.grad(result.entropy.sum(), logits, retain_graph=True)
+    assert gradient[0].isnan().any()
     assert result.max_square.isnan()
     assert result.rank[0, 0] == 2
     assert result.entropy[0, 0].isnan()

@@ -1,7 +1,7 @@
 """What each kernel takes of a GPU (registers, spills, shared memory), compiled without one.
 
     python tests/kernels/aot/resources.py            # print the table of this machine's triton
-    python tests/kernels/aot/resources.py --write    # make it the committed one, resources.csv
+    python tests/kernels/aot/resources.py --write    # put it into the committed one, resources.csv
 
 A file `*_cases.py` beside this one has CASES, named calls of launchers on meta tensors. The launches that a call
 makes are recorded instead of run and compiled for every architecture, specialized as the JIT would: pointers and
@@ -161,6 +161,15 @@ def all_rows() -> list[Row]:
     return rows
 
 
+def rows_of_other_versions() -> list[Row]:
+    """The committed rows that another triton compiled."""
+    if not TABLE.exists():
+        return []
+    with TABLE.open(newline="") as file:
+        rows = [Row(**row) for row in csv.DictReader(file)]
+    return [row for row in rows if row.triton != triton.__version__]
+
+
 def write(rows: list[Row], file: Any) -> None:
     """Rows as CSV."""
     writer = csv.writer(file, lineterminator="\n")
@@ -170,9 +179,9 @@ def write(rows: list[Row], file: Any) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} instead of printing")
+    parser.add_argument("--write", action="store_true", help=f"into {TABLE.name}, the rows of another triton kept")
     if parser.parse_args().write:
-        result = all_rows()
+        result = sorted([*rows_of_other_versions(), *all_rows()], key=lambda row: row.triton)
         with TABLE.open("w", newline="") as table:
             write(result, table)
     else:

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("resources.py")
 TABLE = Path(__file__).with_name("resources.csv")
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 
-Table = dict[tuple[str, str, str], dict[str, str]]
+Table = dict[tuple[str, str, str, str], dict[str, str]]
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
@@ -33,18 +33,23 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Table:
 
 
 def table(text: str) -> Table:
-    return {(row["case"], row["kernel"], row["architecture"]): row for row in csv.DictReader(text.splitlines())}
+    rows = csv.DictReader(text.splitlines())
+    return {(row["case"], row["kernel"], row["architecture"], row["triton"]): row for row in rows}
 
 
-def test_the_table_has_every_kernel(measured: Table) -> None:
-    assert measured.keys() == table(TABLE.read_text()).keys(), f"python {SCRIPT} --write"
+def test_compiled_without_atomics_within_the_shared_memory(measured: Table) -> None:
+    assert {key[2] for key in measured} == set(SHARED_LIMIT)
+    for key, row in measured.items():
+        assert int(row["atomics"]) == 0, key
+        assert int(row["shared"]) <= SHARED_LIMIT[key[2]], key
 
 
 def test_no_kernel_takes_more_than_the_table_says(measured: Table) -> None:
-    for key, held in table(TABLE.read_text()).items():
-        row = measured[key]
-        assert int(row["shared"]) <= SHARED_LIMIT[key[2]], key
-        assert int(row["atomics"]) == 0, key
-        if row["triton"] == held["triton"]:  # another compiler allocates otherwise
-            for resource in ("registers", "stack", "shared", "barriers"):
-                assert int(row[resource]) <= int(held[resource]), (key, resource)
+    version = next(iter(measured))[3]
+    held = {key: row for key, row in table(TABLE.read_text()).items() if key[3] == version}
+    if not held:
+        pytest.skip(f"the table has no rows for triton {version}: python {SCRIPT} --write")
+    assert measured.keys() == held.keys(), f"python {SCRIPT} --write"
+    for key, row in measured.items():
+        for resource in ("registers", "stack", "shared", "barriers"):
+            assert int(row[resource]) <= int(held[key][resource]), (key, resource)
