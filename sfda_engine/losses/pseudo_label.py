@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sfda_engine.data.folder import IGNORE
 from sfda_engine.models.segmenter import upsample
 
-IGNORE = 255
 SMOOTHING = 20
 """Pixels added to each class's counts, so that a class of a few pixels gets no extreme weight."""
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sfda_engine.losses.pseudo_label import IGNORE, SMOOTHING, pseudo_label_loss
+from sfda_engine.data.folder import IGNORE
+from sfda_engine.losses.pseudo_label import SMOOTHING, pseudo_label_loss
 
 
 def by_loops(logits: Tensor, labels: Tensor) -> Tensor:
