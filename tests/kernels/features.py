@@ -5,8 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+STRIP_CASES = given(
+    batch=st.integers(1, 4),
+    count=st.integers(1, 40),
+    depth=st.integers(1, 9),
+    bound=st.sampled_from([10.0, None, 50.0]),
+    strip=st.sampled_from([1, 64, 500, 2**17]),
+    rows=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+"""Shapes, logit bounds (None: dot products) and strip sizes, for the formulas that hold their maps in strips."""
 
 
 def tokens(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from torch import Tensor
 
 from sfda_kernels import attended_l1, gram_kl, reference
-from tests.kernels.features import Largest, random_like, tokens
+from tests.kernels.features import STRIP_CASES, Largest, random_like, tokens
 
 
 def oracle(u_t: Tensor, x_t: Tensor, u_s: Tensor, x_s: Tensor) -> Tensor:
@@ -21,15 +20,7 @@ def sides(x: Tensor, y: Tensor, cosine: bool) -> list[Tensor]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 4),
-    st.integers(1, 40),
-    st.integers(1, 9),
-    st.sampled_from([10.0, None, 50.0]),
-    st.sampled_from([1, 64, 500, 2**17]),
-    st.integers(1, 20),
-    st.integers(0, 99),
-)
+@STRIP_CASES
 def test_equals_the_reference(
     batch: int, count: int, depth: int, bound: float | None, strip: int, rows: int, seed: int
 ) -> None:
