@@ -1,0 +1,1 @@
+"""The vehicle side of sfda-engine: runs an exported bundle with numpy and onnxruntime alone."""
