@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
-from benchmarks.phases import engine_phases, profile_steps
+from benchmarks.phases import engine_phases, live_memory, profile_steps
 from benchmarks.plot import plot
 from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
 from benchmarks.step_setting import PRECISIONS, Precision, Prepared, Setting, device, follow, prepare
@@ -95,15 +96,24 @@ def one_step(prepared: Prepared) -> Callable[[Any], Any]:
     return lambda _: prepared.step()
 
 
-def phases_of(prepared: Prepared, steps: int) -> tuple[dict[str, float], str]:
-    """Milliseconds a step by phase, and the profiler's operator table."""
-    if prepared.updates is None:
-        return profile_steps(prepared.step, steps=steps, device=device())
+@dataclass(frozen=True)
+class Profile:
+    """Of one setting, by phase: milliseconds a step, MiB of live tensors (CPU only); the profiler's operator table."""
+
+    times: dict[str, float]
+    live: dict[str, float]
+    operators: str
+
+
+def phases_of(prepared: Prepared, steps: int) -> Profile:
+    """Time and live memory by phase."""
     plain = prepared.updates
-    with engine_phases(prepared.networks, plain) as prepared.updates:
-        found = profile_steps(prepared.step, steps=steps, device=device())
+    with engine_phases(prepared.networks, plain) if plain else nullcontext() as ranged:
+        prepared.updates = ranged
+        times, operators = profile_steps(prepared.step, steps=steps, device=device())
+        live = live_memory(prepared.step) if device().type == "cpu" else {}
     prepared.updates = plain
-    return found
+    return Profile(times, live, operators)
 
 
 def row_of(setting: Setting, found: Difference | None) -> Row:
@@ -121,7 +131,7 @@ def row_of(setting: Setting, found: Difference | None) -> Row:
 
 def measure(
     found: list[Setting], *, seconds: float, least: int, memory: bool, steps: int
-) -> tuple[list[Row], dict[str, Any]]:
+) -> tuple[list[Row], dict[str, Profile]]:
     """Rows of all settings of one case, and the phases of those that were right."""
     # the shared forward has other samples than naive, hence nothing to be compared with
     errors = {s: compare_steps(s, steps) if s.provider == "engine" else None for s in found}
@@ -175,13 +185,25 @@ def ratios(rows: list[Row]) -> list[str]:
     return lines
 
 
-def phase_table(profiles: dict[str, Any]) -> str:
-    """Milliseconds a step, one column a provider."""
-    names = list(dict.fromkeys(phase for own, _ in profiles.values() for phase in own))
-    lines = ["| phase, ms | " + " | ".join(profiles) + " |", "|---" * (len(profiles) + 1) + "|"]
+def phase_tables(profiles: dict[str, Profile]) -> str:
+    """Milliseconds a step and, on a CPU, live memory by phase, one column a provider."""
+    times = phase_table("phase, ms", {name: own.times for name, own in profiles.items()}, "sum", sum)
+    if not any(own.live for own in profiles.values()):
+        return times
+    live = phase_table("phase, live MiB", {name: own.live for name, own in profiles.items()}, "peak", max)
+    told = "Peak of live tensors in each phase, above those at the step's start (weights, optimizer states):"
+    return f"{times}\n\n{told}\n\n{live}"
+
+
+def phase_table(
+    head: str, columns: dict[str, dict[str, float]], closing: str, of: Callable[[Iterable[float]], float]
+) -> str:
+    """One row a phase, one column a provider, and a last row `closing` that is `of` each column."""
+    names = list(dict.fromkeys(phase for own in columns.values() for phase in own))
+    lines = [f"| {head} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name in names:
-        lines.append(f"| {name} | " + " | ".join(f"{own.get(name, 0.0):.1f}" for own, _ in profiles.values()) + " |")
-    lines.append("| sum | " + " | ".join(f"{sum(own.values()):.1f}" for own, _ in profiles.values()) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{own.get(name, 0.0):.1f}" for own in columns.values()) + " |")
+    lines.append(f"| {closing} | " + " | ".join(f"{of(own.values()):.1f}" for own in columns.values()) + " |")
     return "\n".join(lines)
 
 
@@ -224,11 +246,11 @@ def main(argv: list[str] | None = None) -> list[Row]:
             memory=not arguments.quick,
             steps=1 if arguments.quick else COMPARED_STEPS,
         )
-        rows, lines, tables = rows + own, lines + ratios(own), [*tables, phase_table(profiles)]
+        rows, lines, tables = rows + own, lines + ratios(own), [*tables, phase_tables(profiles)]
         write_results(stem, rows, lines, tables)  # after every group: a later one may take too long
-        for name, (_, operators) in profiles.items():
+        for name, profile in profiles.items():
             slug = name.replace(", ", "_").replace(" ", "_")
-            stem.with_name(f"{stem.name}_{slug}_operators.txt").write_text(operators)
+            stem.with_name(f"{stem.name}_{slug}_operators.txt").write_text(profile.operators)
     plot(stem.with_suffix(".csv"))
     print(stem.with_suffix(".md").read_text())
     return rows

@@ -1,4 +1,4 @@
-"""Named ranges of a step for torch.profiler, and the time that each takes for itself.
+"""Named ranges of a step for torch.profiler: the time that each takes for itself, and what is alive while it runs.
 
 Ranges may nest: a phase is charged what its inner phases do not take, so the phases of a step add up to the step.
 """
@@ -113,3 +113,38 @@ def exclusive_times(spans: Iterable[tuple[float, float, str]]) -> dict[str, floa
         totals[name] = totals.get(name, 0.0) + end - start
         open_spans.append((end, name))
     return totals
+
+
+def live_memory(step: Callable[[], Any]) -> dict[str, float]:
+    """Bytes of live tensors at the peak of each phase of one step on a CPU, above those at its start, in MiB.
+
+    Optimizer states stand before the step begins. Scratch memory of convolutions and what the C library keeps after a
+    `free` are not tensors: they are in the resident size alone.
+    """
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, phase(REST):
+        step()
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    events = results.events()
+    spans = [
+        (event.start_ns(), event.start_ns() + event.duration_ns(), event.name().removeprefix(PREFIX))
+        for event in events
+        if event.name().startswith(PREFIX)
+    ]
+    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
+    return dict(sorted(live_peaks(spans, changes).items(), key=lambda item: -item[1]))
+
+
+def live_peaks(spans: Iterable[tuple[int, int, str]], changes: Iterable[tuple[int, int]]) -> dict[str, float]:
+    """Peak of the running sum of `changes` (time, bytes) in each span (start, end, name), MiB; the innermost counts."""
+    known = list(spans)
+    live, peaks = 0, dict.fromkeys((name for _, _, name in known), 0.0)
+    for moment, size in sorted(changes):
+        live += size
+        around = [span for span in known if span[0] <= moment <= span[1]]
+        if around:
+            name = max(around)[2]
+            peaks[name] = max(peaks[name], live / 2**20)
+    return peaks

@@ -101,11 +101,12 @@ def test_phases_cover_the_step_of_both() -> None:
         *("student backward", "generator backward", "discriminator backward"),
     }
     for provider in ("naive", "engine"):
-        own, operators = adapt_step.phases_of(prepare(dataclasses.replace(TINY, provider=provider)), steps=1)
-        assert own.keys() == expected
-        assert all(milliseconds > 0 for milliseconds in own.values())
-        assert own["rest of the step"] < 0.5 * sum(own.values())
-        assert "convolution" in operators
+        found = adapt_step.phases_of(prepare(dataclasses.replace(TINY, provider=provider)), steps=1)
+        assert found.times.keys() == found.live.keys() == expected
+        assert all(milliseconds > 0 for milliseconds in found.times.values())
+        assert found.times["rest of the step"] < 0.5 * sum(found.times.values())
+        assert all(mebibytes > 0 for mebibytes in found.live.values())
+        assert "convolution" in found.operators
 
 
 def test_a_shared_forward_pass_is_a_step_too() -> None:
