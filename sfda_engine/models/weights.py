@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
+from sfda_engine.files import whole_file
 from sfda_engine.models import ARCHITECTURES, build_segmenter
 from sfda_engine.models.preprocess import Exposure, Normalization
 from sfda_engine.models.user_module import UserModule
@@ -56,19 +56,13 @@ def weights_module(model: nn.Module) -> nn.Module:
 
 def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
     """Write the model's state and `info` to a safetensors file, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = weights_module(model).state_dict()
     # Cloned because safetensors refuses tensors that share memory (tied weights).
     tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(Path(path)) as partial:
         # Not save_file: it makes a file that only its owner can read, whatever the umask. One entry of metadata:
         # safetensors writes several in random order, and equal models should make equal files.
         partial.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(asdict(info))}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo | None]:

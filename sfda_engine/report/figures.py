@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from sfda_engine.files import whole_file
 
 LONG_SIDE = (
     320,
@@ -129,7 +130,5 @@ def _frame_stem(frames: Path, name: str) -> str:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        image.save(partial, format="PNG")

@@ -80,7 +80,7 @@ def test_a_failed_save_leaves_the_old_file(model: nn.Module, tmp_path: Path, mon
         assert Path(partial).parent == Path(final).parent
         raise OSError("no space left")
 
-    monkeypatch.setattr("sfda_engine.models.weights.os.replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="no space"):
         save_weights(path, changed, INFO)
     assert sha256_of(path) == before
