@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import sfda_engine
 
 ROOT = Path(__file__).parents[2]
 ENGINE, KERNELS = ROOT / "sfda_engine", ROOT / "kernels" / "sfda_kernels"
+EXPORT, RUNTIME = ROOT / "export" / "sfda_export", ROOT / "export" / "sfda_runtime"
 
 # The reading order of sfda_engine/__init__.py, one row a rank. A module imports from earlier rows or its own.
 ORDER = [
@@ -96,6 +98,37 @@ def test_kernels_know_nothing_of_the_engine() -> None:
         assert not [module for module, _ in imports(path) if module.split(".")[0].startswith("sfda_engine")]
 
 
+@pytest.mark.parametrize("package", [ENGINE, KERNELS], ids=lambda package: package.name)
+def test_training_knows_nothing_of_deployment(package: Path) -> None:
+    for path in modules(package):
+        assert not {module.split(".")[0] for module, _ in imports(path)} & {"sfda_export", "sfda_runtime"}, path
+
+
+def test_the_vehicle_needs_numpy_and_onnxruntime_alone() -> None:
+    optional = {"PIL", "av", "cv2"}  # for files, video, cameras; imported where they are used
+    allowed = {*sys.stdlib_module_names, "numpy", "onnxruntime", "sfda_runtime"}
+    assert modules(RUNTIME)
+    for path in modules(RUNTIME):
+        assert {module.split(".")[0] for module, _ in imports(path)} <= allowed | optional, path
+        at_import = {alias for node in _outside_functions(ast.parse(path.read_text())) for alias in _packages(node)}
+        assert not at_import & optional, path
+
+
+def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node that runs when the module is imported; type-checking blocks count as functions do."""
+    for child in ast.iter_child_nodes(node):
+        checking = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        if not checking and not isinstance(child, (ast.FunctionDef, ast.Lambda)):
+            yield child
+            yield from _outside_functions(child)
+
+
+def _packages(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+
+
 def test_labelled_data_has_few_readers() -> None:
     readers = {name_of(path) for path in modules(ENGINE) if {name for _, name in imports(path)} & LABELLED}
     assert readers <= LABEL_READERS
@@ -112,5 +145,6 @@ def test_adaptation_has_no_word_for_labels(part: str) -> None:
 
 
 def test_files_are_short() -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in [*modules(ENGINE), *modules(KERNELS)]}
+    ours = [path for package in (ENGINE, KERNELS, EXPORT, RUNTIME) for path in modules(package)]
+    lengths = {path: len(path.read_text().splitlines()) for path in ours}
     assert not {path: length for path, length in lengths.items() if length > 350}
