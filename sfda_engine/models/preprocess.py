@@ -85,5 +85,5 @@ def gamma_exposure(images: Tensor, mean_luminance: float = 0.45) -> Tensor:
 
 
 def _frame_mean(values: Tensor) -> Tensor:
-    """(B, H, W) -> (B,). Row by row: over a whole frame at once onnxruntime's float32 sum is 10 to 60 times less exact."""
+    """(B, H, W) -> (B,). By rows: onnxruntime's float32 mean of 2048x1024 values at once is off by 5e-5, so by 1e-7."""
     return values.mean(2).mean(1)
