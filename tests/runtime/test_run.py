@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,7 @@ def endless(shared_bundle: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Po
     )
     try:
         while process.poll() is None and not (output / "labels" / "000020.png").exists():
-            pass
+            time.sleep(0.02)
         yield process, output
     finally:
         process.kill()

@@ -6,30 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 
 from sfda_runtime import ProviderError, Segmenter, SessionOptions, Status
 from sfda_runtime.session import assigned_nodes, check_providers, provider_list
-from tests.runtime.tiny import SIZE, card, labels_of, model_bytes, picture
+from tests.runtime.providers import MISSING
+from tests.runtime.tiny import SIZE, card, labels_of, picture
 
 SHA = "ab" * 32
-
-
-def missing_providers() -> list[str]:
-    """GPU providers that cannot start on this machine."""
-    missing = []
-    for name, provider in (("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")):
-        try:
-            session = onnxruntime.InferenceSession(model_bytes(), providers=[provider], enable_fallback=0)
-        except Exception:
-            missing.append(name)
-        else:
-            missing += [name] * (provider not in session.get_providers())
-    return missing
-
-
-MISSING = missing_providers()
 
 
 def test_cpu_needs_no_options() -> None:
