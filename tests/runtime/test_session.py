@@ -108,6 +108,17 @@ def test_a_missing_provider_is_refused(shared_bundle: Path, provider: str, tmp_p
         Segmenter.load(shared_bundle, session=session)
 
 
+def test_onnxruntime_s_own_fallback_is_off(
+    shared_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would go on by the CPU, at the start or at any later frame, and say so on stdout."""
+    if "tensorrt" not in MISSING:
+        pytest.skip("tensorrt runs here")
+    with pytest.raises(ProviderError, match="cannot load it"):
+        Segmenter.load(shared_bundle, session=SessionOptions(providers=("tensorrt",), engine_cache=tmp_path))
+    assert "Falling back" not in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_fallback_only_where_allowed(
     shared_bundle: Path, provider: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
