@@ -3,7 +3,8 @@
 from sfda_runtime.card import Card
 from sfda_runtime.errors import InputError, IntegrityError, ModelError, ProviderError, RuntimeFault, UsageError
 from sfda_runtime.frames import Limits
-from sfda_runtime.segmenter import Result, Segmenter, Status
+from sfda_runtime.results import Result, Status
+from sfda_runtime.segmenter import Segmenter
 from sfda_runtime.session import SessionOptions
 
 __all__ = [
