@@ -156,7 +156,7 @@ def test_paced_frames_are_dropped_and_counted(
         (["{bundle}", "synthetic:64x48@1", "-o", "full"], 2, "not empty"),
         (["{bundle}", "synthetic:64x48@1", "-o", "full/file"], 2, "cannot be written"),
         (["{bundle}", "synthetic:64x48@1", "-o", "out", "--save", "index,video"], 2, "not video"),
-        (["{bundle}/model.onnx", "synthetic:64x48@1", "-o", "out", "--save", "entropy"], 2, "name the bundle's folder"),
+        (["{bundle}/model.onnx", "synthetic:64x48@1", "-o", "out", "--save", "entropy"], 2, "no entropy"),
         (["{bundle}", "synthetic:64x48@1", "-o", "out", "--providers", "tpu"], 2, "unknown provider tpu"),
         (["{bundle}", "synthetic:64x48@1", "-o", "out", "--sha256", "00"], 3, "not the file"),
     ],

@@ -25,8 +25,7 @@ from sfda_runtime.errors import InputError, ModelError, UsageError
 from sfda_runtime.files import Lines, make_output, to_json, write_whole
 from sfda_runtime.frames import Limits
 from sfda_runtime.pacing import Arrival, every_frame, newest, pace
-from sfda_runtime.results import Result, Status
-from sfda_runtime.segmenter import LabelSize, Segmenter
+from sfda_runtime.segmenter import LabelSize, Result, Segmenter, Status
 from sfda_runtime.sources import open_source
 
 PICTURES = ("index", "overlay", "entropy")
@@ -74,7 +73,7 @@ def execute(args: argparse.Namespace) -> int:
     deadline = args.deadline_ms or (1e3 / args.fps if args.fps else None)
     segmenter = Segmenter.load(
         args.model,
-        diagnostics="entropy" in saved,
+        diagnostics="entropy" in saved and Path(args.model).is_dir(),
         sha256=args.sha256,
         session=options.session_options(args),
         deadline_ms=deadline,
@@ -83,6 +82,8 @@ def execute(args: argparse.Namespace) -> int:
         label_size=args.label_size,
         limits=Limits(frozen_after=args.frozen_after),
     )
+    if "entropy" in saved and segmenter.card.graph != "diagnostics":
+        raise UsageError(f"{args.model} has no entropy; name the bundle's folder or its model_diag.onnx")
     arrivals = _arrivals(args.source, args.fps, args.max_frames)
     output = make_output(args.output)
     lines = Lines(output / "frames.jsonl")
