@@ -105,8 +105,8 @@ def test_training_knows_nothing_of_deployment(package: Path) -> None:
 
 
 def test_the_vehicle_needs_numpy_and_onnxruntime_alone() -> None:
-    optional = {"PIL", "av", "cv2"}  # for files, video, cameras; imported where they are used
-    allowed = {*sys.stdlib_module_names, "numpy", "onnxruntime", "sfda_runtime"}
+    optional = {"av", "cv2"}  # for video and cameras; imported where they are used
+    allowed = {*sys.stdlib_module_names, "numpy", "onnxruntime", "PIL", "sfda_runtime"}
     assert modules(RUNTIME)
     for path in modules(RUNTIME):
         assert {module.split(".")[0] for module, _ in imports(path)} <= allowed | optional, path
