@@ -13,9 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.io import ImageReadMode, decode_image
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from sfda_engine.data.classes import IGNORE
 from sfda_engine.data.images import DECODING_ERRORS, decode_label, decode_rgb
@@ -43,8 +43,8 @@ class LabelFormat:
 
 def read_map(name: str) -> list[dict[str, str]]:
     """Rows of `maps/<name>.csv`."""
-    with (files("sfda_engine.data") / "maps" / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    text = (files("sfda_engine.data") / "maps" / f"{name}.csv").read_text()
+    return list(csv.DictReader(text.splitlines()))
 
 
 @cache
@@ -57,7 +57,7 @@ def id_format(name: str, what: str) -> LabelFormat:
 @cache
 def instance_format(name: str, what: str) -> LabelFormat:
     """16 bits a channel, the first one the class by `maps/<name>.csv`, the second one the instance."""
-    return LabelFormat(what, read_first_of_16_bits, {int(r["value"]): r["class"] or None for r in read_map(name)})
+    return LabelFormat(what, read_low_bytes, {int(r["value"]): r["class"] or None for r in read_map(name)})
 
 
 @cache
@@ -73,19 +73,20 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
     return np.asarray(decode_label(path))
 
 
-def read_first_of_16_bits(path: Path) -> NDArray[np.uint8]:
-    """First channel of a 16-bit RGB PNG; values past 255 are clipped. Raises UserError for any other kind of file."""
+def read_low_bytes(path: Path) -> NDArray[np.uint8]:
+    """Low byte of the first channel of a 16-bit RGB PNG. Raises UserError for any other kind of file."""
     try:
-        # Pillow keeps the high byte of 16-bit colors alone, which is 0 here
-        channels = decode_image(str(path), ImageReadMode.UNCHANGED)
-    except (RuntimeError, ValueError) as error:
+        with Image.open(path) as image:
+            if not isinstance(image, PngImageFile) or [tile.args for tile in image.tile] != ["RGB;16B"]:
+                raise UserError(
+                    f"label {path} is no 16-bit RGB PNG with the class in its first channel and the instance in the "
+                    "second, as in GT/LABELS; GT/COLOR and converted files do not tell the classes"
+                )
+            # Pillow keeps the high byte of big-endian 16 bits, always 0 here; read as little-endian it keeps the other
+            image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+            return np.asarray(image)[..., 0]
+    except DECODING_ERRORS as error:
         raise UserError(f"label {path} cannot be read ({error}); extract it again") from error
-    if channels.dtype != torch.uint16 or len(channels) < 2:
-        raise UserError(
-            f"label {path} has {len(channels)} channels of 8 bits: expected 16-bit RGB, class in the first channel and "
-            "instance in the second, as in GT/LABELS; GT/COLOR and converted files do not tell the classes"
-        )
-    return channels[0].numpy().clip(0, 255).astype(np.uint8)
 
 
 def read_colors(colors: NDArray[np.int64], path: Path) -> NDArray[np.uint8]:
@@ -99,8 +100,9 @@ def read_colors(colors: NDArray[np.int64], path: Path) -> NDArray[np.uint8]:
     found = order[np.searchsorted(known, packed, sorter=order).clip(max=len(known) - 1)]
     wrong = known[found] != packed
     if wrong.any():
+        red, green, blue = pixels[wrong][0]
         raise UserError(
-            f"label {path}: {wrong.mean():.2%} of its pixels have a color that no class has, first {pixels[wrong][0].tolist()}: "
+            f"label {path}: {wrong.mean():.1%} of the pixels have the color of no class, as ({red}, {green}, {blue}); "
             "JPEG or resized with interpolation? Take the original color-coded PNG"
         )
     return found.astype(np.uint8)

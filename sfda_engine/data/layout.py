@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -54,9 +54,9 @@ class Layout:
     """The folders, for messages."""
     marks: tuple[str, ...]
     """Glob patterns below the root; a match tells this data set from the others."""
-    splits: dict[str, int | None]
+    splits: Mapping[str, int | None]
     """Official number of frames by split (what `target` opens); None where releases differ."""
-    labelled: dict[str, int | None]
+    labelled: Mapping[str, int | None]
     """The same for splits that have labels (what `evaluate` and `source` open)."""
     find: Callable[[Path, str], list[Path]]
     """(root, split) -> frames in order; touches folders of frames alone."""
@@ -64,7 +64,7 @@ class Layout:
     """The same for labelled splits, where these are other frames. None = `find`."""
     rules: tuple[LabelRule, ...]
     """Where the label of a frame may lie, best first."""
-    unions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names for several splits together."""
     unusable: frozenset[str] = frozenset()
     """Stems of frames whose label does not fit them: left out wherever labels are needed."""
@@ -76,11 +76,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Pair:
-    """A frame, its label and how the label is written."""
+    """A frame, its label and the rule that found it."""
 
     frame: Path
     label: Path
-    format: LabelFormat
+    rule: LabelRule
+
+    @property
+    def format(self) -> LabelFormat:
+        return self.rule.format
 
 
 def frames_of(layout: Layout, root: Path, split: str | None, *, labelled: bool = False) -> list[Path]:
@@ -105,9 +109,9 @@ def pairs_of(layout: Layout, root: Path, split: str | None) -> list[Pair]:
     if missing:
         wanted = expected_label(layout, root, missing[0])
         raise UserError(
-            f"{len(missing)} of {len(frames)} frames of {layout.name} {split or ''} have no label, first: {missing[0]} has "
-            f"no {wanted} ({layout.rules[0].format.what}){_archives(root)}; python -m sfda_engine.data.check "
-            f"{root} lists what is wrong"
+            f"{len(missing)} of {len(frames)} frames of {layout.name} {split or ''} have no label, as {missing[0]}: "
+            f"there is no {wanted} ({layout.rules[0].format.what}){_archives(root)}; "
+            f"python -m sfda_engine.data.check {root} lists what is wrong"
         )
     found = [pair for pair in pairs.values() if pair is not None]
     if len(found) < len(frames):
@@ -120,7 +124,7 @@ def pair_of(layout: Layout, root: Path, frame: Path) -> Pair | None:
     for rule in layout.rules:
         label = rule.label_of(root, frame)
         if label is not None and label.is_file():
-            return Pair(frame, label, rule.format)
+            return Pair(frame, label, rule)
     return None
 
 
