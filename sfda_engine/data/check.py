@@ -7,6 +7,7 @@ and its values compared with what its label format defines. Exit code 0 fine, 2 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ from sfda_engine.errors import UserError
 
 SAMPLE = 32
 SHOWN = 5
-PNG_END = b"IEND"
+# The last bytes of a file that was written wholly; metadata may follow them.
+ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9"}
+TAIL = 64
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,15 @@ def check_orphans(splits: list[Split]) -> Iterable[Finding]:
 
 
 def check_end(path: Path) -> Iterable[Finding]:
-    """An empty file, or a PNG that stops before its end: what an interrupted extraction leaves."""
-    size = path.stat().st_size
+    """A file that stops before its end, or is empty: what an interrupted extraction leaves."""
     with path.open("rb") as file:
-        file.seek(max(0, size - 64))
-        tail = file.read()
-    if size == 0 or (path.suffix.lower() == ".png" and PNG_END not in tail):
-        yield Finding("damaged files", f"{path} is {'empty' if size == 0 else 'cut off'}: extract it again")
+        file.seek(-min(path.stat().st_size, TAIL), os.SEEK_END)
+        if ENDS[path.suffix.lower()] in file.read():
+            return
+    try:
+        decode_rgb(path)
+    except DECODING_ERRORS as error:
+        yield _damaged(path, error)
 
 
 def check_frame(layout: Layout, path: Path) -> Iterable[Finding]:
@@ -135,7 +140,7 @@ def check_frame(layout: Layout, path: Path) -> Iterable[Finding]:
     try:
         image = decode_rgb(path)
     except DECODING_ERRORS as error:
-        yield Finding("damaged files", f"{path} cannot be decoded ({error}): extract it again")
+        yield _damaged(path, error)
         return
     if layout.size is not None and image.size != layout.size:
         yield Finding("sizes", f"{path} is {_by(image.size)}, officially {_by(layout.size)}")
@@ -146,7 +151,8 @@ def check_label(layout: Layout, pair: Pair) -> Iterable[Finding]:
     try:
         raw = pair.format.read(pair.label)
     except UserError as error:
-        yield Finding("labels of another encoding", str(error))
+        cause = error.__cause__
+        yield _damaged(pair.label, cause) if cause else Finding("labels of another encoding", str(error))
         return
     undefined = [value for value in np.unique(raw).tolist() if value not in pair.format.classes]
     if undefined:
@@ -159,6 +165,10 @@ def check_label(layout: Layout, pair: Pair) -> Iterable[Finding]:
         return  # check_frame says so
     if size != frame and pair.frame.stem not in layout.unusable:
         yield Finding("sizes", f"{pair.label} is {_by(size)}, its frame {_by(frame)}")
+
+
+def _damaged(path: Path, error: BaseException) -> Finding:
+    return Finding("damaged files", f"{path} cannot be decoded ({error}): extract it again")
 
 
 def _by(size: tuple[int, int]) -> str:

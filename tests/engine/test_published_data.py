@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sfda_engine.errors import UserError
 from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.train_source import train_source
 from tests.engine.data.fabricate import fabricate
+from tests.engine.test_label_firewall import WATCH
 
 NINETEEN = class_set("cityscapes").names
 
@@ -73,6 +75,19 @@ def test_adaptation_to_cityscapes(config: Callable[..., Config], quick: None) ->
     assert result["steps"] == 2
     assert set(result["miou"]) == {"source", "bn_warm_start", "adapted", "last"}
     assert tuple(result["iou"]["adapted"]) == NINETEEN
+
+
+def test_labels_of_cityscapes_are_opened_after_the_last_step_alone(
+    config: Callable[..., Config], city: Path, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    log, yaml = tmp_path / "opened.json", tmp_path / "gta5_to_cityscapes.yaml"
+    process = start("-c", WATCH, str(log), "--config", str(yaml), "--run.output", str(tmp_path / "run"))
+    _, printed = process.communicate(timeout=100)
+    assert process.returncode == 0, printed
+    opened = json.loads(log.read_text())
+    files = {Path(path).name for event, path, after in opened if event == "open" and after}
+    assert files == {path.name for path in (city / "gtFine" / "val").rglob("*_labelIds.png")}
+    assert [entry for entry in opened if not entry[2]] == []
 
 
 def test_means_over_16_and_13_classes_by_name(config: Callable[..., Config]) -> None:

@@ -95,8 +95,9 @@ def test_half_extracted_archives_are_named(city: Path, capsys: pytest.CaptureFix
     empty.write_bytes(b"")
     code, text = told(capsys, str(city))
     assert code == 2
-    assert f"{cut} is cut off: extract it again" in text
-    assert f"{empty} is empty: extract it again" in text
+    assert "damaged files: 2" in text
+    for path in (cut, empty):
+        assert f"{path} cannot be decoded" in text
     assert "gtFine_trainvaltest.zip lies there: was it extracted wholly?" in text
 
 
@@ -108,7 +109,7 @@ def test_a_cut_file_is_found_outside_the_sample_too(
     cut.write_bytes(cut.read_bytes()[:-30])
     code, text = told(capsys, str(city))
     assert code == 2
-    assert f"{cut} is cut off" in text
+    assert f"{cut} cannot be decoded" in text
 
 
 def test_all_decodes_what_a_sample_leaves_out(
