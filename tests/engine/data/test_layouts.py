@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
+from sfda_engine.config import Dataset, EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data.classes import class_set, generic_classes
 from sfda_engine.data.datasets import LAYOUTS, check_label_folder, open_evaluate, open_source, open_target
 from sfda_engine.data.frame_files import FrameFiles, PairedFiles
@@ -77,7 +78,8 @@ def expected(scene: Scene, kind: str, names: tuple[str, ...]) -> np.ndarray:
     return table[scene.label]
 
 
-def test_every_data_set_is_fabricated() -> None:
+def test_every_data_set_has_a_name_in_the_config_and_is_fabricated() -> None:
+    assert set(get_args(Dataset)) == {"folder", "scenes", *LAYOUTS}
     assert {dataset(kind) for kind in BUILDERS} == set(LAYOUTS)
     assert all(key == layout.name for key, layout in LAYOUTS.items())
 
