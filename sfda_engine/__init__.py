@@ -3,7 +3,7 @@
 The way of the data, in reading order; imports point upwards only:
     errors, files          the ways to fail, whole-or-nothing writing
     config*, presets       what a run can be told, `config_loader` reads it
-    data                   frames in: classes, scenes, folders, loaders
+    data                   frames in: classes, scenes, folders, published data sets, loaders
     models                 segmenters, generator, discriminator, BatchNorm statistics, weights files
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
     pseudo_labels          labels of target frames by the warm-started source, for self-training

@@ -64,7 +64,7 @@ def adapt(config: Config) -> Adaptation | None:
     require_batch_norm(source, f"model.arch {info.arch}")
     target = open_target(config.target)
     if config.evaluate is not None:
-        check_label_folder(config.evaluate)
+        check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
     check_forward(source, config.target.size)
     if config.run.dry_run:
@@ -204,7 +204,7 @@ def evaluate_all(
         load_state(shipped, read_weights(folder / f"{name}.safetensors")[0], name)
         models[name] = (shipped, adapted_info)
     size = config.target.size
-    images = open_evaluate(config.evaluate, num_classes=info.num_classes, size=size)
+    images = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
     return {
         name: evaluate_images(model, described, images, size, accelerator, config.evaluate.subset)
         for name, (model, described) in models.items()

@@ -9,7 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Dataset = Literal["folder", "scenes"]
+Dataset = Literal[
+    "folder",
+    "scenes",
+    "cityscapes",
+    "gta5",
+    "synthia",
+    "crosscity",
+    "camvid",
+    "bdd100k",
+    "acdc",
+    "dark_zurich",
+    "idd",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +78,8 @@ class ModelConfig:
     num_classes: int | None = None
     """Number of classes. null = from the weights' metadata or from `classes`."""
     classes: str | None = None
-    """Named class set: scenes, camvid or cityscapes. null = from the weights' metadata."""
+    """Named class set: scenes, camvid, cityscapes (19), synthia16 or cityscapes13 (NTHU's and the short SYNTHIA's).
+    null = from the weights' metadata, or the source data set's own."""
     weights: str | None = None
     """Safetensors file or state dict; package:demo_source is the source model shipped for the demo."""
     backbone_weights: str | None = None
@@ -84,11 +97,13 @@ class TargetConfig:
     """Unlabelled target frames that the model is adapted to."""
 
     dataset: Dataset = "folder"
-    """folder = images under root or root/images; scenes = procedural street scenes."""
+    """folder = images under root or root/images; scenes = procedural street scenes; the others = published data sets
+    in their official layout, see `python -m sfda_engine.data.check ROOT`."""
     root: str | None = None
-    """Folder of the images (dataset folder)."""
+    """Folder of the images, or of a published data set."""
     split: str | None = None
-    """Subfolder (dataset folder), or day, fog, night, rain, city, camera (dataset scenes)."""
+    """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
+    a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
     size: tuple[int, int] = (128, 96)
     """[width, height] in pixels of the frames that the model sees."""
     batch_size: int = 8
@@ -108,15 +123,18 @@ class EvaluateConfig:
     """Labelled target frames that only `evaluate` opens, after adaptation."""
 
     dataset: Dataset = "folder"
-    """folder = images in root/images and labels in root/labels; scenes = procedural street scenes."""
+    """folder = images in root/images and labels in root/labels; scenes = procedural street scenes; the others =
+    published data sets in their official layout."""
     root: str | None = None
-    """Folder with images/ and labels/ (dataset folder)."""
+    """Folder with images/ and labels/, or of a published data set."""
     split: str | None = None
-    """Subfolder (dataset folder), or day, fog, night, rain, city, camera (dataset scenes)."""
+    """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
+    a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
     frames: int | None = None
     """Use only this many frames. null = all of a folder, the default number of scenes."""
     subset: tuple[str, ...] | None = None
-    """Names of the classes that the mean is taken over. null = every class with a labelled pixel."""
+    """Names of the classes that the mean is taken over, or of class sets ([synthia16], [cityscapes13]).
+    null = every class with a labelled pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +222,13 @@ class SourceConfig:
     """Labelled source frames and how to train on them; only `train_source` reads this section."""
 
     dataset: Dataset = "folder"
-    """folder = images in root/images and labels in root/labels; scenes = procedural street scenes."""
+    """folder = images in root/images and labels in root/labels; scenes = procedural street scenes; the others =
+    published data sets in their official layout."""
     root: str | None = None
-    """Folder with images/ and labels/ (dataset folder)."""
+    """Folder with images/ and labels/, or of a published data set."""
     split: str | None = None
-    """Subfolder (dataset folder), or day, fog, night, rain, city, camera (dataset scenes)."""
+    """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
+    a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
     frames: int | None = None
     """Use only this many frames. null = all of a folder, the default number of scenes."""
     val_root: str | None = None

@@ -94,7 +94,7 @@ def require_data(config: Config, *sections: str) -> None:
     """UserError unless each named section (target, evaluate, source) says where its frames lie."""
     for name in sections:
         section = getattr(config, name)
-        if section is None or (section.dataset == "folder" and section.root is None):
+        if section is None or (section.dataset != "scenes" and section.root is None):
             raise UserError(
                 f"{name}.root is null: name the folder of the frames with --{name}.root FOLDER, "
                 f"or take procedural scenes with --{name}.dataset scenes --{name}.split day"

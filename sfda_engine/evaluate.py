@@ -20,6 +20,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from sfda_engine.build import check_forward, load_segmenter, make_accelerator, make_folder
 from sfda_engine.config import Config, EvaluateConfig
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
+from sfda_engine.data.classes import expand_subset
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
@@ -53,7 +54,7 @@ class Evaluation:
 
 def check_subset(subset: tuple[str, ...] | None, names: tuple[str, ...]) -> None:
     """UserError where `subset` names something that is no class of the model."""
-    unknown = [name for name in subset or () if name not in names]
+    unknown = [name for name in expand_subset(subset or ()) if name not in names]
     if unknown:
         raise UserError(f"evaluate.subset names {unknown[0]!r}, which is no class of the model: {', '.join(names)}")
 
@@ -61,14 +62,15 @@ def check_subset(subset: tuple[str, ...] | None, names: tuple[str, ...]) -> None
 def scores_of(confusion: Tensor, names: tuple[str, ...], subset: tuple[str, ...] | None = None) -> Scores:
     """Scores from confusion counts (K, K), rows = label, columns = prediction; means over labelled classes.
 
-    `subset` names the classes that count towards the means. Raises UserError where it names an unknown one.
+    `subset` names the classes or class sets that count towards the means. Raises UserError where one is unknown.
     """
     check_subset(subset, names)
     counts = confusion.double()
     hits, labelled, predicted = counts.diag(), counts.sum(1), counts.sum(0)
     iou = 100 * hits / (labelled + predicted - hits).clamp_min(1)
     accuracy = 100 * hits / labelled.clamp_min(1)
-    counted = (labelled > 0) & torch.tensor([subset is None or name in subset for name in names])
+    chosen = names if subset is None else expand_subset(subset)
+    counted = (labelled > 0) & torch.tensor([name in chosen for name in names])
     if not counted.any():
         raise UserError("no labelled pixel of any counted class; check the labels (255 = ignore) and evaluate.subset")
     return Scores(
@@ -142,7 +144,7 @@ def evaluate_model(
     accelerator: Accelerator,
 ) -> Evaluation:
     """Score a segmenter on labelled frames resized to `size` (width, height). Raises UserError on bad labels."""
-    images = open_evaluate(config, num_classes=info.num_classes, size=size)
+    images = open_evaluate(config, class_names=info.class_names, size=size)
     return evaluate_images(model, info, images, size, accelerator, config.subset)
 
 

@@ -23,7 +23,7 @@ from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config, SourceConfig
 from sfda_engine.config_loader import parse_command, require_data, save_config
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
-from sfda_engine.data.datasets import open_source
+from sfda_engine.data.datasets import default_classes, open_source
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.loaders import TrainingFrames, draw_loader
 from sfda_engine.data.readers import LabelledImages
@@ -65,10 +65,10 @@ def train_source(config: Config) -> Path:
     source = config.source
     assert source is not None
     info = describe_source(config, source)
-    images = open_source(source, num_classes=info.num_classes)
+    images = open_source(source, class_names=info.class_names)
     validation = None
     if source.val_root is not None or source.val_split is not None:
-        validation = open_source(source, num_classes=info.num_classes, validate=True)
+        validation = open_source(source, class_names=info.class_names, validate=True)
     set_seed(config.run.seed)
     model = fresh_segmenter(info, config.model)
     require_batch_norm(model, f"model.arch {info.arch}")
@@ -103,7 +103,7 @@ def describe_source(config: Config, source: SourceConfig) -> WeightsInfo:
     model = config.model
     if model.arch is None:
         raise UserError("no network to train: give --model.arch, for example streetnet or deeplabv3_resnet50")
-    name = model.classes or ("scenes" if source.dataset == "scenes" else None)
+    name = model.classes or default_classes(source.dataset)
     if name is None and model.num_classes is None:
         raise UserError("the classes are unknown: give --model.classes (a named set) or --model.num_classes")
     classes: ClassSet = class_set(name) if name else generic_classes(model.num_classes or 0)

@@ -82,6 +82,20 @@ CLASS_SETS = {
     ),
 }
 
+# Classes that SYNTHIA shares with Cityscapes, and the 13 of them in its second table, which are Cross-City's too:
+# AdaptSegNet (Tsai et al., CVPR 2018); ids in ZJULearning/MaxSquareLoss, datasets/*_Dataset.py.
+_SYNTHIA_LACKS = ("terrain", "truck", "train")
+_13_LACK = (*_SYNTHIA_LACKS, "wall", "fence", "pole")
+
+
+def _without(name: str, whole: ClassSet, missing: tuple[str, ...]) -> ClassSet:
+    kept = [(key, color) for key, color in zip(whole.names, whole.palette, strict=True) if key not in missing]
+    return ClassSet(name, tuple(key for key, _ in kept), tuple(color for _, color in kept))
+
+
+CLASS_SETS["synthia16"] = _without("synthia16", CLASS_SETS["cityscapes"], _SYNTHIA_LACKS)
+CLASS_SETS["cityscapes13"] = _without("cityscapes13", CLASS_SETS["cityscapes"], _13_LACK)
+
 
 def class_set(name: str) -> ClassSet:
     """The class set called `name`; UserError lists the known names."""
@@ -90,6 +104,11 @@ def class_set(name: str) -> ClassSet:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UserError(f"no class set is called {name!r}: choose one of {', '.join(CLASS_SETS)}{hint}")
     return CLASS_SETS[name]
+
+
+def expand_subset(subset: tuple[str, ...]) -> tuple[str, ...]:
+    """Class names, where the name of a class set stands for all of its classes."""
+    return tuple(name for key in subset for name in (CLASS_SETS[key].names if key in CLASS_SETS else (key,)))
 
 
 def generic_classes(k: int) -> ClassSet:

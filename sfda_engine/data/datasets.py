@@ -7,7 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
-from sfda_engine.data.folder import FolderImages, FolderLabelled
+from sfda_engine.data import acdc, bdd100k, camvid, cityscapes, crosscity, dark_zurich, gta5, idd, synthia
+from sfda_engine.data.folder import FolderImages, FolderLabelled, drop_corrupt
+from sfda_engine.data.frame_files import FrameFiles, PairedFiles, label_classes
+from sfda_engine.data.layout import Layout, expected_label, frames_of, pairs_of
 from sfda_engine.data.readers import Images, LabelledImages
 from sfda_engine.data.scenes import Scene, render_scene
 from sfda_engine.errors import UserError
@@ -15,6 +18,12 @@ from sfda_engine.errors import UserError
 # Seeds of the scenes by purpose, far apart so that no frame serves two purposes.
 SCENE_SEEDS = {"target": 0, "evaluate": 1_000_000, "source": 2_000_000, "validate": 3_000_000}
 SCENE_FRAMES = {"target": 64, "evaluate": 64, "source": 1200, "validate": 64}
+
+# Published data sets, by the name that the key `dataset` takes.
+LAYOUTS: dict[str, Layout] = {
+    module.LAYOUT.name: module.LAYOUT
+    for module in (cityscapes, gta5, synthia, crosscity, camvid, bdd100k, acdc, dark_zurich, idd)
+}
 
 
 class SceneImages:
@@ -54,40 +63,73 @@ def open_target(config: TargetConfig) -> Images:
     """The unlabelled target frames. Raises UserError for a missing root, an empty folder or corrupt images."""
     if config.dataset == "scenes":
         return SceneImages(_domain(config.split), purpose="target", size=config.size, frames=config.frames)
+    if config.dataset in LAYOUTS:
+        paths = frames_of(LAYOUTS[config.dataset], _root(config.root, "target"), config.split)
+        return FrameFiles(drop_corrupt(paths[: config.frames], max_share=config.max_corrupt_share))
     return FolderImages(
         _folder(config.root, config.split, "target"), limit=config.frames, max_corrupt_share=config.max_corrupt_share
     )
 
 
-def open_evaluate(config: EvaluateConfig, *, num_classes: int, size: tuple[int, int]) -> LabelledImages:
+def open_evaluate(config: EvaluateConfig, *, class_names: tuple[str, ...], size: tuple[int, int]) -> LabelledImages:
     """The labelled frames that `evaluate` scores; `size` (width, height) is what scenes are rendered at."""
     if config.dataset == "scenes":
         return SceneLabelled(_domain(config.split), purpose="evaluate", size=size, frames=config.frames)
-    return FolderLabelled(_folder(config.root, config.split, "evaluate"), num_classes=num_classes, limit=config.frames)
+    if config.dataset in LAYOUTS:
+        return _open_pairs(config.dataset, config.root, config.split, "evaluate", class_names, config.frames)
+    folder = _folder(config.root, config.split, "evaluate")
+    return FolderLabelled(folder, num_classes=len(class_names), limit=config.frames)
 
 
-def open_source(config: SourceConfig, *, num_classes: int, validate: bool = False) -> LabelledImages:
+def open_source(config: SourceConfig, *, class_names: tuple[str, ...], validate: bool = False) -> LabelledImages:
     """The labelled source frames of `train_source`, or its validation frames."""
     if config.dataset == "scenes":
         domain = _domain(config.val_split if validate else config.split)
         purpose = "validate" if validate else "source"
         return SceneLabelled(domain, purpose=purpose, size=config.size, frames=None if validate else config.frames)
     root, split = (config.val_root or config.root, config.val_split) if validate else (config.root, config.split)
-    return FolderLabelled(_folder(root, split, "source"), num_classes=num_classes, limit=config.frames)
+    if config.dataset in LAYOUTS:
+        return _open_pairs(config.dataset, root, split, "source", class_names, config.frames)
+    return FolderLabelled(_folder(root, split, "source"), num_classes=len(class_names), limit=config.frames)
 
 
-def check_label_folder(config: EvaluateConfig) -> None:
-    """Fail before a long run where `evaluate` could not work; looks at folder names only, opens nothing."""
+def default_classes(dataset: str) -> str | None:
+    """The class set that a data set's labels fill; None for folders, which do not say."""
+    return LAYOUTS[dataset].classes if dataset in LAYOUTS else "scenes" if dataset == "scenes" else None
+
+
+def check_label_folder(config: EvaluateConfig, class_names: tuple[str, ...]) -> None:
+    """Fail before a long run where `evaluate` could not work; looks at names of frames and folders, opens nothing."""
     if config.dataset == "scenes":
         _domain(config.split)
+    elif config.dataset in LAYOUTS:
+        layout, root = LAYOUTS[config.dataset], _root(config.root, "evaluate")
+        label_classes(layout, class_names)
+        labels = expected_label(layout, root, frames_of(layout, root, config.split, labelled=True)[0]).parent
+        if not labels.is_dir():
+            raise UserError(
+                f"there is no label folder {labels}; extract the labels of {layout.name} ({layout.expects})"
+            )
     elif not (labels := _folder(config.root, config.split, "evaluate") / "labels").is_dir():
         raise UserError(f"there is no label folder {labels}; leave section evaluate out to run without labels")
 
 
+def _open_pairs(
+    dataset: str, root: str | None, split: str | None, section: str, class_names: tuple[str, ...], frames: int | None
+) -> PairedFiles:
+    layout = LAYOUTS[dataset]
+    names = label_classes(layout, class_names)
+    return PairedFiles(pairs_of(layout, _root(root, section), split)[:frames], names)
+
+
 def _folder(root: str | None, split: str | None, section: str) -> Path:
+    return _root(root, section) / (split or "")
+
+
+def _root(root: str | None, section: str) -> Path:
     if root is None:
         raise UserError(f"{section}.root is not set; give the data folder with --{section}.root PATH")
-    return Path(root).expanduser() / (split or "")
+    return Path(root).expanduser()
 
 
 def _domain(split: str | None) -> str:

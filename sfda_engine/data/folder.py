@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.images import DECODING_ERRORS, IMAGE_SUFFIXES, decode_label, decode_rgb
 from sfda_engine.errors import UserError
 
@@ -59,20 +60,11 @@ def _fault(path: Path) -> str:
     return ""
 
 
-class FolderImages:
+class FolderImages(FrameFiles):
     """Unlabelled frames of a folder; labels next to them are never listed or opened."""
 
     def __init__(self, root: str | Path, *, limit: int | None = None, max_corrupt_share: float = 0.0) -> None:
-        self.paths = drop_corrupt(list_images(root, limit=limit), max_share=max_corrupt_share)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        return self.paths[index].stem
-
-    def image(self, index: int) -> Image.Image:
-        return decode_rgb(self.paths[index])
+        super().__init__(drop_corrupt(list_images(root, limit=limit), max_share=max_corrupt_share))
 
 
 class FolderLabelled(FolderImages):

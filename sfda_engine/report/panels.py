@@ -42,7 +42,7 @@ def save_panels(
     """
     size = config.target.size
     labelled = (
-        open_evaluate(config.evaluate, num_classes=source_info.num_classes, size=size) if config.evaluate else None
+        open_evaluate(config.evaluate, class_names=source_info.class_names, size=size) if config.evaluate else None
     )
     frames = labelled if labelled is not None else target
     chosen = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int).tolist()

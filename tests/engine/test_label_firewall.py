@@ -1,4 +1,4 @@
-"""Nothing under labels/ is opened before the last adaptation step: watched from outside, by an audit hook."""
+"""No label of the target is opened before the last adaptation step: watched from outside, by an audit hook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from sfda_engine.data.datasets import SceneImages
 from sfda_engine.data.folder import FolderImages
+from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.loaders import TargetFrames, TargetItem
 from sfda_engine.data.readers import Images, LabelledImages
 
@@ -18,7 +20,7 @@ opened, done = [], False
 def watch(event, arguments):
     if event in ("open", "os.listdir", "os.scandir") and arguments and isinstance(arguments[0], (str, bytes)):
         path = os.fsdecode(arguments[0])
-        if "labels" in path.split(os.sep):
+        if {"labels", "gtFine"} & set(path.split(os.sep)):
             opened.append((event, path, done))
 sys.addaudithook(watch)
 
@@ -58,7 +60,8 @@ def test_adaptation_is_handed_nothing_with_a_label() -> None:
     assert public == {"name", "image"}
     assert {name for name in vars(LabelledImages) if not name.startswith("_")} == {"label"}
     assert set(TargetItem.__annotations__) == {"image", "name"}
-    assert not hasattr(FolderImages, "label")
+    for reader in (FolderImages, FrameFiles, SceneImages):
+        assert not hasattr(reader, "label")
 
 
 def test_target_frames_read_no_label_even_where_there_is_one(night_frames: Path) -> None:

@@ -40,8 +40,25 @@ ORDER = [
 ]
 ANYWHERE = {"entry"}  # how a command ends: every module that is a command closes with it
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-LABELLED = {"open_evaluate", "open_source", "FolderLabelled", "SceneLabelled"}
-LABEL_READERS = {"evaluate", "train_source", "adapt", "report/panels", "data/datasets", "data/folder"}
+LABELLED = {
+    "open_evaluate",
+    "open_source",
+    "FolderLabelled",
+    "SceneLabelled",
+    "PairedFiles",
+    "Pair",
+    "pairs_of",
+    "pair_of",
+}
+LABEL_READERS = {
+    "evaluate",
+    "train_source",
+    "adapt",
+    "report/panels",
+    "data/datasets",
+    "data/frame_files",
+    "data/check",
+}
 
 
 def modules(package: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
+from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_source, open_target
 from sfda_engine.data.folder import FolderImages, FolderLabelled
 from sfda_engine.data.readers import Images, LabelledImages
@@ -16,13 +17,14 @@ from sfda_engine.data.scenes import render_scene
 from sfda_engine.errors import UserError
 
 SIZE = (48, 32)
+NAMES = class_set("scenes").names
 TARGET = TargetConfig(dataset="scenes", split="fog", size=SIZE, frames=4)
 EVALUATE = EvaluateConfig(dataset="scenes", split="fog", frames=4)
 SOURCE = SourceConfig(dataset="scenes", split="fog", val_split="fog", size=SIZE, frames=4)
 
 
 def evaluation() -> LabelledImages:
-    return open_evaluate(EVALUATE, num_classes=9, size=SIZE)
+    return open_evaluate(EVALUATE, class_names=NAMES, size=SIZE)
 
 
 def frames_of(images: Images, count: int = 4) -> set[bytes]:
@@ -41,8 +43,8 @@ def test_no_scene_serves_two_purposes() -> None:
     opened = [
         open_target(TARGET),
         evaluation(),
-        open_source(SOURCE, num_classes=9),
-        open_source(SOURCE, num_classes=9, validate=True),
+        open_source(SOURCE, class_names=NAMES),
+        open_source(SOURCE, class_names=NAMES, validate=True),
     ]
     assert len(set.union(*(frames_of(images) for images in opened))) == 16
 
@@ -67,17 +69,17 @@ def test_folders_and_their_splits(tmp_path: Path) -> None:
     folder(tmp_path / "day", "day")
     root = str(tmp_path)
     target = open_target(TargetConfig(root=root, split="dusk", size=SIZE))
-    labelled = open_evaluate(EvaluateConfig(root=root, split="dusk"), num_classes=2, size=SIZE)
+    labelled = open_evaluate(EvaluateConfig(root=root, split="dusk"), class_names=("road", "sky"), size=SIZE)
     source = SourceConfig(root=root, split="day", val_split="dusk")
     assert type(target) is FolderImages
     assert type(labelled) is FolderLabelled
-    trained, validated = (open_source(source, num_classes=2, validate=flag) for flag in (False, True))
+    trained, validated = (open_source(source, class_names=("road", "sky"), validate=flag) for flag in (False, True))
     assert [images.name(0) for images in (target, labelled, trained, validated)] == ["dusk", "dusk", "day", "dusk"]
 
 
 def test_validation_folder_may_be_another_root(tmp_path: Path) -> None:
     config = SourceConfig(root=str(folder(tmp_path / "one", "one")), val_root=str(folder(tmp_path / "two", "two")))
-    assert open_source(config, num_classes=2, validate=True).name(0) == "two"
+    assert open_source(config, class_names=("road", "sky"), validate=True).name(0) == "two"
 
 
 def test_only_so_many_frames(tmp_path: Path) -> None:
@@ -91,9 +93,9 @@ def test_errors_name_the_key_or_the_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"target\.root"):
         open_target(TargetConfig())
     with pytest.raises(UserError, match=r"evaluate\.root"):
-        open_evaluate(EvaluateConfig(), num_classes=2, size=SIZE)
+        open_evaluate(EvaluateConfig(), class_names=("road", "sky"), size=SIZE)
     with pytest.raises(UserError, match=r"source\.root"):
-        open_source(SourceConfig(), num_classes=2)
+        open_source(SourceConfig(), class_names=("road", "sky"))
     with pytest.raises(UserError, match="needs a split"):
         open_target(TargetConfig(dataset="scenes"))
     with pytest.raises(UserError, match="did you mean 'night'"):
@@ -105,10 +107,10 @@ def test_errors_name_the_key_or_the_folder(tmp_path: Path) -> None:
 def test_label_folder_is_checked_by_name_alone(tmp_path: Path) -> None:
     config = EvaluateConfig(root=str(tmp_path), split="dusk")
     with pytest.raises(UserError, match=r"no label folder .*dusk/labels"):
-        check_label_folder(config)
+        check_label_folder(config, NAMES)
     (tmp_path / "dusk" / "labels").mkdir(parents=True)
     (tmp_path / "dusk" / "labels" / "a.png").write_text("opening this would fail")
-    check_label_folder(config)
-    check_label_folder(EVALUATE)
+    check_label_folder(config, NAMES)
+    check_label_folder(EVALUATE, NAMES)
     with pytest.raises(UserError, match="needs a split"):
-        check_label_folder(EvaluateConfig(dataset="scenes"))
+        check_label_folder(EvaluateConfig(dataset="scenes"), NAMES)
