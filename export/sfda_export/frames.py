@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfda_engine.config import EvaluateConfig, TargetConfig
-from sfda_engine.data.datasets import open_evaluate, open_target
-from sfda_engine.data.folder import list_images
+from sfda_engine.data.datasets import open_evaluate, open_target, target_paths
 from sfda_engine.data.images import DECODING_ERRORS, decode_rgb, resize
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.errors import UserError
@@ -49,9 +48,7 @@ def read_frames(target: TargetConfig, size: tuple[int, int], count: int = COUNT)
     if target.dataset == "scenes":
         images = open_target(dataclasses.replace(target, size=size, frames=count))
         return [images.image(index) for index in range(len(images))]
-    if target.root is None:
-        raise UserError("the run's config has no target.root: name frames with --frames DIR")
-    paths = list_images(Path(target.root) / (target.split or ""))
+    paths = target_paths(target)
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, count).round().astype(int))]
     readable = [resize(frame, size) for frame in map(_decode, chosen) if frame is not None]
     if not readable:
@@ -68,14 +65,14 @@ def _decode(path: Path) -> Image.Image | None:
 
 
 def labelled(
-    labels: str | None, configured: EvaluateConfig | None, classes: int, size: tuple[int, int]
+    labels: str | None, configured: EvaluateConfig | None, class_names: tuple[str, ...], size: tuple[int, int]
 ) -> LabelledImages | None:
     """Labelled frames, for reporting alone: the folder `labels` (images/ and labels/), else the run's evaluation set.
 
     None where neither is there. Nothing that is exported depends on a label.
     """
     config = EvaluateConfig(dataset="folder", root=labels) if labels is not None else configured
-    return None if config is None else open_evaluate(config, num_classes=classes, size=size)
+    return None if config is None else open_evaluate(config, class_names=class_names, size=size)
 
 
 def gate_batches(frames: Sequence[Image.Image], second_size: tuple[int, int] | None) -> list[Frames]:

@@ -172,7 +172,7 @@ def labelled(options: Options, exportable: Exportable, size: tuple[int, int]) ->
     """Labelled frames for the report, None where there are none; a run's own may have stayed on another machine."""
     configured = exportable.config.evaluate if exportable.config else None
     try:
-        return trial.labelled(options.labels, configured, exportable.info.num_classes, size)
+        return trial.labelled(options.labels, configured, exportable.info.class_names, size)
     except UserError as error:
         if options.labels is not None:
             raise

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data import acdc, bdd100k, camvid, cityscapes, crosscity, dark_zurich, gta5, idd, synthia
-from sfda_engine.data.folder import FolderImages, FolderLabelled, drop_corrupt
+from sfda_engine.data.folder import FolderLabelled, drop_corrupt, list_images
 from sfda_engine.data.frame_files import FrameFiles, PairedFiles, label_classes
 from sfda_engine.data.layout import Layout, expected_label, frames_of, pairs_of
 from sfda_engine.data.readers import Images, LabelledImages
@@ -63,12 +63,14 @@ def open_target(config: TargetConfig) -> Images:
     """The unlabelled target frames. Raises UserError for a missing root, an empty folder or corrupt images."""
     if config.dataset == "scenes":
         return SceneImages(_domain(config.split), purpose="target", size=config.size, frames=config.frames)
+    return FrameFiles(drop_corrupt(target_paths(config), max_share=config.max_corrupt_share))
+
+
+def target_paths(config: TargetConfig) -> list[Path]:
+    """The files of a target on disk, sorted, none of them opened. Raises UserError for a missing root or none there."""
     if config.dataset in LAYOUTS:
-        paths = frames_of(LAYOUTS[config.dataset], _root(config.root, "target"), config.split)
-        return FrameFiles(drop_corrupt(paths[: config.frames], max_share=config.max_corrupt_share))
-    return FolderImages(
-        _folder(config.root, config.split, "target"), limit=config.frames, max_corrupt_share=config.max_corrupt_share
-    )
+        return frames_of(LAYOUTS[config.dataset], _root(config.root, "target"), config.split)[: config.frames]
+    return list_images(_folder(config.root, config.split, "target"), limit=config.frames)
 
 
 def open_evaluate(config: EvaluateConfig, *, class_names: tuple[str, ...], size: tuple[int, int]) -> LabelledImages:

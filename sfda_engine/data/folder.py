@@ -60,14 +60,7 @@ def _fault(path: Path) -> str:
     return ""
 
 
-class FolderImages(FrameFiles):
-    """Unlabelled frames of a folder; labels next to them are never listed or opened."""
-
-    def __init__(self, root: str | Path, *, limit: int | None = None, max_corrupt_share: float = 0.0) -> None:
-        super().__init__(drop_corrupt(list_images(root, limit=limit), max_share=max_corrupt_share))
-
-
-class FolderLabelled(FolderImages):
+class FolderLabelled(FrameFiles):
     """Frames with labels of the same stem (`root/labels/<stem>.png`): train ids below `num_classes`, 255 ignored.
 
     Raises UserError where the label folder or a label is missing or a stem is not unique, and from `label` where
@@ -75,7 +68,7 @@ class FolderLabelled(FolderImages):
     """
 
     def __init__(self, root: str | Path, *, num_classes: int, limit: int | None = None) -> None:
-        super().__init__(root, limit=limit)
+        super().__init__(drop_corrupt(list_images(root, limit=limit), max_share=0.0))
         self.num_classes = num_classes
         labels = Path(root).expanduser() / "labels"
         if not labels.is_dir():

@@ -18,7 +18,8 @@ import sfda_engine
 from sfda_engine import adapt, evaluate
 from sfda_engine.config import Config
 from sfda_engine.config_loader import load_config
-from sfda_engine.data.folder import FolderImages
+from sfda_engine.data.folder import list_images
+from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.images import to_float_tensor
 from sfda_engine.models.preprocess import Normalization, gamma_exposure
 from sfda_engine.models.weights import read_weights
@@ -89,7 +90,7 @@ def test_bn_warm_start_is_the_source_with_statistics_of_the_target(
         assert torch.equal(source[key], warm[key])
     assert all(not torch.equal(source[key], warm[key]) for key in statistics)
 
-    frames = FolderImages(night_frames)
+    frames = FrameFiles(list_images(night_frames))
     images = gamma_exposure(torch.stack([to_float_tensor(frames.image(index)) for index in range(len(frames))]))
     norm = Normalization()
     mean, std = (torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (norm.mean, norm.std))

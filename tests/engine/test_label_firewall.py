@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sfda_engine.data.datasets import SceneImages
-from sfda_engine.data.folder import FolderImages
+from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.loaders import TargetFrames, TargetItem
 from sfda_engine.data.readers import Images, LabelledImages
@@ -60,14 +60,14 @@ def test_adaptation_is_handed_nothing_with_a_label() -> None:
     assert public == {"name", "image"}
     assert {name for name in vars(LabelledImages) if not name.startswith("_")} == {"label"}
     assert set(TargetItem.__annotations__) == {"image", "name"}
-    for reader in (FolderImages, FrameFiles, SceneImages):
+    for reader in (FrameFiles, SceneImages):
         assert not hasattr(reader, "label")
 
 
 def test_target_frames_read_no_label_even_where_there_is_one(night_frames: Path) -> None:
-    class Watched(FolderImages):
+    class Watched(FrameFiles):
         def label(self, index: int) -> None:
             raise AssertionError("a label was read")
 
-    frames = TargetFrames(Watched(night_frames), size=(32, 32), flip=True, seed=0)
+    frames = TargetFrames(Watched(list_images(night_frames)), size=(32, 32), flip=True, seed=0)
     assert set(frames[(0, 0)]) == {"image", "name"}

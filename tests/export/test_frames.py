@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sfda_engine.config import EvaluateConfig, TargetConfig
+from sfda_engine.data.classes import class_set
 from sfda_engine.errors import UserError
 from sfda_export.frames import gate_batches, hash_of, labelled, read_frames, second_size, target_of
 
@@ -83,11 +84,14 @@ def test_the_hash_sees_pixels_and_shapes() -> None:
     assert len({hash_of([frames]), hash_of([changed]), hash_of([frames.reshape(1, 6, 4, 3)])}) == 3
 
 
+CLASSES = class_set("scenes").names
+
+
 def test_labels_come_from_the_option_else_from_the_run(folder: Path) -> None:
-    assert labelled(None, None, 4, (32, 32)) is None
+    assert labelled(None, None, (), (32, 32)) is None
     configured = EvaluateConfig(dataset="scenes", split="day", frames=1)
-    images = labelled(None, configured, 9, (32, 32))
+    images = labelled(None, configured, CLASSES, (32, 32))
     assert images is not None
     assert images.label(0).size == (32, 32)
     with pytest.raises(UserError, match="no label folder"):
-        labelled(str(folder), configured, 9, (32, 32))
+        labelled(str(folder), configured, CLASSES, (32, 32))

@@ -11,7 +11,8 @@ from PIL import Image
 from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_source, open_target
-from sfda_engine.data.folder import FolderImages, FolderLabelled
+from sfda_engine.data.folder import FolderLabelled
+from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.readers import Images, LabelledImages
 from sfda_engine.data.scenes import render_scene
 from sfda_engine.errors import UserError
@@ -71,7 +72,7 @@ def test_folders_and_their_splits(tmp_path: Path) -> None:
     target = open_target(TargetConfig(root=root, split="dusk", size=SIZE))
     labelled = open_evaluate(EvaluateConfig(root=root, split="dusk"), class_names=("road", "sky"), size=SIZE)
     source = SourceConfig(root=root, split="day", val_split="dusk")
-    assert type(target) is FolderImages
+    assert type(target) is FrameFiles
     assert type(labelled) is FolderLabelled
     trained, validated = (open_source(source, class_names=("road", "sky"), validate=flag) for flag in (False, True))
     assert [images.name(0) for images in (target, labelled, trained, validated)] == ["dusk", "dusk", "day", "dusk"]

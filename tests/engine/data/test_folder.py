@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.data.folder import FolderImages, FolderLabelled, list_images
+from sfda_engine.config import TargetConfig
+from sfda_engine.data.datasets import open_target
+from sfda_engine.data.folder import FolderLabelled, list_images
+from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -81,7 +84,8 @@ def test_images_folder_wins_over_the_root_at_any_depth(tmp_path: Path) -> None:
 def test_labels_are_never_frames(inside: str, tmp_path: Path) -> None:
     frame(tmp_path / inside / "a.png")
     label(tmp_path / "labels" / "a.png")
-    images = FolderImages(tmp_path)
+    images = open_target(TargetConfig(root=str(tmp_path)))
+    assert isinstance(images, FrameFiles)
     assert images.paths == [tmp_path / inside / "a.png"]
     assert not hasattr(images, "label")
 
@@ -90,7 +94,7 @@ def test_frames_of_mixed_size_and_mode_keep_their_own(tmp_path: Path) -> None:
     frame(tmp_path / "a.png", (40, 30))
     frame(tmp_path / "b.jpg", (17, 55))
     Image.fromarray(RNG.integers(0, 255, (8, 9), dtype=np.uint8)).save(tmp_path / "c.png")
-    images = FolderImages(tmp_path)
+    images = open_target(TargetConfig(root=str(tmp_path)))
     assert [(images.name(i), images.image(i).size, images.image(i).mode) for i in range(len(images))] == [
         ("a", (40, 30), "RGB"),
         ("b", (17, 55), "RGB"),
@@ -109,7 +113,7 @@ def corrupt_some(root: Path, good: int) -> list[Path]:
 def test_corrupt_frames_up_to_the_share_are_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bad = corrupt_some(tmp_path, good=9)
     with caplog.at_level(logging.WARNING):
-        images = FolderImages(tmp_path, max_corrupt_share=0.25)  # 3 of 12: just within
+        images = open_target(TargetConfig(root=str(tmp_path), max_corrupt_share=0.25))  # 3 of 12: just within
     assert [images.name(i) for i in range(len(images))] == [f"good_{i}" for i in range(9)]
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == 3
@@ -119,13 +123,13 @@ def test_corrupt_frames_up_to_the_share_are_skipped_and_named(tmp_path: Path, ca
 def test_corrupt_frames_past_the_share_stop_with_their_names(tmp_path: Path) -> None:
     corrupt_some(tmp_path, good=8)
     with pytest.raises(UserError, match=r"3 of 11 images cannot be decoded \(at most 25% .*cut\.jpg.*cut\.png"):
-        FolderImages(tmp_path, max_corrupt_share=0.25)
+        open_target(TargetConfig(root=str(tmp_path), max_corrupt_share=0.25))
 
 
 def test_corrupt_frames_alone_are_an_error_whatever_the_share(tmp_path: Path) -> None:
     corrupt_some(tmp_path, good=0)
     with pytest.raises(UserError, match="3 of 3 images"):
-        FolderImages(tmp_path, max_corrupt_share=1.0)
+        open_target(TargetConfig(root=str(tmp_path), max_corrupt_share=1.0))
 
 
 def test_evaluation_tolerates_no_corrupt_frame(tmp_path: Path) -> None:
