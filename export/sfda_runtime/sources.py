@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sfda_runtime.errors import InputError, UsageError
 
@@ -101,6 +100,8 @@ def decode_image(content: bytes, path: Path) -> NDArray[np.uint8]:
     The rule of sfda_engine/data/images.py, so that the vehicle sees what adaptation saw. InputError, naming `path`,
     where it is damaged.
     """
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.mode.startswith("I"):
