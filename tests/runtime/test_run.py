@@ -242,7 +242,12 @@ def endless(shared_bundle: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Po
     command = [sys.executable, "-m", "sfda_runtime.infer", "run", str(shared_bundle), "synthetic:64x48@1000000"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "export")}
     process = subprocess.Popen(
-        [*command, "-o", str(output), "--save", "index,overlay"], stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "-o", str(output), "--save", "index,overlay"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # a shell's background job ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while process.poll() is None and not (output / "labels" / "000020.png").exists():
