@@ -126,7 +126,7 @@ def save_pictures(
     palette, name = segmenter.card.palette, f"{result.frame_id}.png"
     if "index" in saved:
         write_whole(output / "labels" / name, pictures.index_png(result.labels, palette))
-    if "overlay" in saved and frame is not None and frame.dtype == np.uint8 and frame.shape[2:] == (3,):
+    if "overlay" in saved and frame is not None and frame.dtype == np.uint8 and frame.size and frame.shape[2:] == (3,):
         write_whole(output / "overlay" / name, pictures.overlay_png(frame, result.labels, palette))
     if "entropy" in saved and result.entropy is not None:
         write_whole(output / "entropy" / name, pictures.heat_png(result.entropy))
