@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def adapt(config: Config) -> Adaptation | None:
     """Run the whole SFDA loop and leave a run folder; None after a dry run.
 
     Labels are opened by `evaluate_all` alone, after the last step. Raises UserError for bad input, TrainingError
-    where a term became NaN, KeyboardInterrupt after Ctrl-C (a checkpoint is written first).
+    where a term became NaN, ExportError where `run.export` failed, KeyboardInterrupt after Ctrl-C (a checkpoint is
+    written first).
     """
     precision(config)
     require_data(config, "target", *(["evaluate"] if config.evaluate else []))
@@ -92,6 +94,8 @@ def adapt(config: Config) -> Adaptation | None:
     scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
     result = finish(config, trainer, folder, info, adapted_info, scores, student)
     accelerator.end_training()
+    if config.run.export and accelerator.is_main_process:
+        export_bundle(folder)
     return Adaptation(folder, result)
 
 
@@ -249,6 +253,12 @@ def finish(
             print_scores({name: scores[name] for name in ("source", "bn_warm_start", "adapted")}, console)
         console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return result
+
+
+def export_bundle(folder: Path) -> None:
+    """`run.export`: the adapted model as ONNX in `bundle`. Raises ExportError where the files are not the model."""
+    exporter = import_module("sfda_export.to_onnx")  # by name: the engine runs without its deployment side
+    exporter.to_onnx(exporter.Options(run=str(folder), output=folder / "bundle"), Console(stderr=True))
 
 
 def main(argv: list[str] | None = None) -> int:

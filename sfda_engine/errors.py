@@ -1,4 +1,4 @@
-"""The two ways a command can fail, and their exit codes: the user's mistake (2), a training failure (1)."""
+"""The ways a command can fail, and their exit codes: the user's mistake (2), training or export failed (1)."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class UserError(Exception):
 
 class TrainingError(Exception):
     """Training failed although the input was fine (a loss became NaN). Exit code 1."""
+
+
+class ExportError(Exception):
+    """The exported file is not the model that was to be exported; nothing is left of it. Exit code 1."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from sfda_engine.errors import ExportError
 from sfda_engine.evaluate import scores_of
 from sfda_export.reference import Frames, Reference
 from sfda_runtime.card import IGNORE
@@ -33,7 +34,7 @@ UPPER_ONLY = ("noise_p50", "noise_p90", "noise_p999", "noise_worst", "error_p999
 PROVIDER = "CPUExecutionProvider"
 
 
-class ParityError(Exception):
+class ParityError(ExportError):
     """The exported file does not compute what the model computes; names the figures that failed. Exit code 1."""
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from sfda_engine import cli
 from sfda_engine.entry import exit_code, run_entry
-from sfda_engine.errors import TrainingError, UserError
+from sfda_engine.errors import ExportError, TrainingError, UserError
 
 ENTRY = """
 import sys
@@ -48,6 +48,7 @@ def test_users_mistake_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     [
         (UserError("the folder is empty"), 2, "error: the folder is empty\n"),
         (TrainingError("bns_loss became NaN"), 1, "training failed: bns_loss became NaN\n"),
+        (ExportError("noise_p50 is 9, above 3"), 1, "export failed: noise_p50 is 9, above 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -84,6 +85,7 @@ def test_done_is_zero_and_mains_own_code_passes() -> None:
         ("train-source", "sfda_engine.train_source"),
         ("train_source", "sfda_engine.train_source"),
         ("evaluate", "sfda_engine.evaluate"),
+        ("export", "sfda_export.to_onnx"),
     ],
 )
 def test_command_runs_its_module(command: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
