@@ -51,7 +51,7 @@ class RunConfig:
     resume: bool = False
     """Continue from the newest complete checkpoint of `output`; without one, start from the beginning."""
     export: bool = False
-    """Export the adapted model to `bundle` in the run folder when all is done, as python -m sfda_export.to_onnx does."""
+    """Export the adapted model to `bundle` in the run folder when all is done, as sfda_export.to_onnx does."""
     dry_run: bool = False
     """Check everything, print what would be done, train nothing (the same as --dry-run)."""
 
