@@ -19,9 +19,11 @@ import sfda_engine
 from sfda_engine.config_loader import load_config, to_yaml
 from sfda_engine.config_schema import KEYS, SECTIONS
 from sfda_engine.models import ARCHITECTURES
+from sfda_runtime.infer import build_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+BY_ARGPARSE = re.compile(r"sfda-infer |python -m (benchmarks|sfda_export|sfda_engine\.data)\.")
 ENGINE_COMMAND = re.compile(r"(?:accelerate launch (?:--\S+ \S+ )*|python )-m (sfda_engine\.\w+)(.*)")
 
 
@@ -32,7 +34,7 @@ def blocks(language: str) -> list[str]:
 def command_lines() -> Iterator[str]:
     for block in blocks("bash"):
         for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith(("accelerate launch", "python -m", "sfda ")):
+            if line.startswith(("accelerate launch", "python -m", "sfda ", "sfda-infer ")):
                 yield line.partition(" # ")[0].strip()
 
 
@@ -46,13 +48,19 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("line", list(command_lines()))
-def test_command_parses(line: str, readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if line.startswith("python -m benchmarks."):
-        with pytest.raises(SystemExit) as stop:
-            import_module(line.split()[2]).main([*line.split()[3:], "--help"])
-        assert stop.value.code == 0
+@pytest.mark.parametrize("line", [line for line in command_lines() if BY_ARGPARSE.match(line)])
+def test_command_of_argparse_parses(line: str, readers_folder: Path) -> None:
+    if line.startswith("sfda-infer "):
+        build_parser().parse_args(shlex.split(line)[1:])
         return
+    module, *argv = shlex.split(line)[2:]
+    with pytest.raises(SystemExit) as stop:
+        import_module(module).main([*argv, "--help"])
+    assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("line", [line for line in command_lines() if not BY_ARGPARSE.match(line)])
+def test_command_parses(line: str, readers_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     matched = ENGINE_COMMAND.fullmatch(line)
     if matched is not None:
         module, argv = matched[1], shlex.split(matched[2])
@@ -70,8 +78,13 @@ def test_command_parses(line: str, readers_folder: Path, capsys: pytest.CaptureF
 
 
 def test_there_are_commands_to_check() -> None:
-    named = {matched[1] for line in command_lines() if (matched := ENGINE_COMMAND.fullmatch(line))}
+    configured = [line for line in command_lines() if not BY_ARGPARSE.match(line)]
+    named = {matched[1] for line in configured if (matched := ENGINE_COMMAND.fullmatch(line))}
     assert named == {"sfda_engine.adapt", "sfda_engine.train_source", "sfda_engine.evaluate"}
+    assert {line.split()[2] if line.startswith("python") else line.split()[0] for line in command_lines()} > {
+        *("sfda-infer", "sfda_export.to_onnx", "sfda_engine.data.check"),
+        *("benchmarks.attention", "benchmarks.patch_entropy", "benchmarks.adapt_step"),
+    }
 
 
 def test_first_commands_are_the_two_make_targets() -> None:
