@@ -13,7 +13,9 @@ with the stored ones and keeps nothing (alpha-BN, You et al. 2021).
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +26,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfda_engine.errors import UserError
 from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.models.weights import WeightsInfo
+from sfda_export.graph import DeployGraph
+from sfda_export.onnx_file import export_onnx
+from sfda_runtime.card import Card
+from sfda_runtime.model import FILES, OUTPUTS, STATE_INPUTS
+from sfda_runtime.state import START_FILE
 
 LEAST_VALUES = 32
 """A layer that sees fewer values a channel in one frame keeps its stored statistics: its variance would be noise."""
@@ -156,3 +164,30 @@ class AdaptiveGraph(nn.Module):
         means, variances = zip(*held.values.values(), strict=True)
         held.values = {}
         return (*(outputs if isinstance(outputs, tuple) else (outputs,)), torch.cat(means), torch.cat(variances))
+
+
+def export_adaptive(
+    segmenter: nn.Module, info: WeightsInfo, folder: Path, card: Card, *, fixed: bool, opset: int
+) -> AdaptiveGraph:
+    """Write model_adaptive.onnx and bn_state.npz into `folder`; the graph that was exported, on the torch side.
+
+    card: as for the other graphs of the bundle, whose `size` and preprocessing it shares. UserError: see `export_onnx`
+    and `make_adaptive`.
+    """
+    adaptive, statistics = make_adaptive(segmenter, card.size)
+    deployed = DeployGraph(adaptive, info.normalization, info.exposure, "diagnostics")
+    graph = AdaptiveGraph(deployed, statistics)
+    width, height = card.size
+    state = statistics.start_mean, statistics.start_var
+    export_onnx(
+        graph,
+        (torch.zeros(1, height, width, 3, dtype=torch.uint8), *state, torch.zeros(1), torch.zeros(1)),
+        folder / FILES["adaptive"],
+        input_names=("frames", *STATE_INPUTS),
+        output_names=OUTPUTS["adaptive"],
+        dynamic_shapes=None if fixed else ({0: "batch", 1: "height", 2: "width"}, None, None, None, None),
+        card=dataclasses.replace(card, graph="adaptive"),
+        opset=opset,
+    )
+    np.savez(folder / START_FILE, **statistics.arrays())
+    return graph
