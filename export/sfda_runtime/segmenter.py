@@ -48,7 +48,7 @@ Network = Callable[[NDArray[np.uint8]], Maps]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The answer to one frame. The labels are those of this frame where status is OK or DEADLINE_MISS."""
+    """The answer to one frame. The labels are those of this frame where status is OK or DEADLINE_MISS. Read-only."""
 
     labels: Map
     """(H, W) class indices; 255 = no class. Never a class that the network did not give."""
@@ -178,13 +178,13 @@ class Segmenter:
             check_maps(maps, self.card)
             answered = self._clock()
             size = self._size_for(picture)
-            labels, confidence, entropy = (None if m is None else resize(m, size, "nearest") for m in maps)
+            labels = _finished(maps.labels, size)
+            confidence, entropy = (None if m is None else _finished(m, size) for m in maps[1:])
         except RuntimeFault as error:
             return self._fail(error, name, frame, 1e3 * (self._clock() - start))
         done = self._clock()
         latency = 1e3 * (done - start)
         late = self.deadline_ms is not None and latency > self.deadline_ms
-        assert labels is not None
         result = Result(
             labels=labels,
             confidence=confidence,
@@ -249,8 +249,17 @@ class Segmenter:
         return self.card.size if isinstance(self.label_size, str) else self.label_size
 
 
+def _finished(values: Map, size: tuple[int, int]) -> Map:
+    """One map at the size asked, read-only: it may be given out again under "hold"."""
+    values = resize(values, size, "nearest")
+    values.flags.writeable = False
+    return values
+
+
 def _constant(value: int, width: int, height: int) -> Map:
-    return np.full((height, width), value, np.uint8)
+    values = np.full((height, width), value, np.uint8)
+    values.flags.writeable = False
+    return values
 
 
 def run_network(model: Model) -> Network:

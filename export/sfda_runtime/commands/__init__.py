@@ -1,0 +1,1 @@
+"""The subcommands of sfda-infer, one file each."""
