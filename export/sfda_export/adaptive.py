@@ -16,10 +16,10 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -62,7 +62,7 @@ class Statistics:
         self.values: dict[str, tuple[Tensor, Tensor]] = {}
         self.normalize = self.update = torch.zeros(1)
 
-    def arrays(self) -> dict[str, NDArray]:
+    def arrays(self) -> dict[str, Any]:
         """What bn_state.npz holds: mean and var (C,) float32 of the exported model, layers, offsets."""
         return {
             "mean": self.start_mean.float().numpy(),

@@ -48,7 +48,7 @@ Network = Callable[[NDArray[np.uint8]], Maps]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The answer to one frame. The labels are those of this frame where status is OK or DEADLINE_MISS. Read-only."""
+    """The answer to one frame, labels of that frame where status is OK, DEADLINE_MISS or STATE_REJECTED. Read-only."""
 
     labels: Map
     """(H, W) class indices; 255 = no class. Never a class that the network did not give."""
@@ -57,7 +57,8 @@ class Result:
     entropy: Map | None = None
     """(H, W) round(255 * entropy / ln K), at the size of the labels; None without diagnostics."""
     status: Status
-    """STALE: labels of an earlier frame, `age` frames old. BAD_INPUT, MODEL_ERROR: no labels, 255 everywhere."""
+    """STALE: labels of an earlier frame, `age` frames old. BAD_INPUT, MODEL_ERROR: no labels, 255 everywhere.
+    STATE_REJECTED: a self-adapting model learned nothing from this frame; labels by its last good state."""
     frame_id: str
     latency_ms: float
     """From the frame in memory to its labels."""

@@ -68,7 +68,11 @@ def save_state(path: Path, state: State, model_sha256: str) -> None:
     try:
         with partial.open("wb") as file:
             np.savez(
-                file, mean=state.mean, var=state.var, updates=np.int64(state.updates), model_sha256=np.str_(model_sha256)
+                file,
+                mean=state.mean,
+                var=state.var,
+                updates=np.int64(state.updates),
+                model_sha256=np.str_(model_sha256),
             )
             file.flush()
             os.fsync(file.fileno())
@@ -107,15 +111,15 @@ def _arrays(content: bytes, origin: str) -> Mapping[str, Any]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:  # TypeError: a lone array
         raise ModelError(f"{origin} is damaged or no state of a model ({error}); remove or copy it again") from error
 
 
 def _state(arrays: Mapping[str, Any], origin: str) -> State:
-    mean, var = arrays.get("mean"), arrays.get("var")
-    for values in (mean, var):
-        if values is None or values.dtype != np.float32 or values.ndim != 1 or values.shape != mean.shape:
-            raise ModelError(f"{origin} holds no mean and var, float32 (C,) each; remove or copy it again")
+    # an array of no dimensions stands for one that is missing
+    mean, var = (arrays.get(name, np.float32(0)) for name in ("mean", "var"))
+    if not all(values.dtype == np.float32 and values.shape == mean.shape and values.ndim == 1 for values in (mean, var)):
+        raise ModelError(f"{origin} holds no mean and var, float32 (C,) each; remove or copy it again")
     updates = arrays.get("updates", np.int64(0))
     if updates.shape != () or updates.dtype.kind != "i" or updates < 0:
         raise ModelError(f"{origin} does not say how many frames it has seen; remove or copy it again")
