@@ -118,7 +118,9 @@ def _arrays(content: bytes, origin: str) -> Mapping[str, Any]:
 def _state(arrays: Mapping[str, Any], origin: str) -> State:
     # an array of no dimensions stands for one that is missing
     mean, var = (arrays.get(name, np.float32(0)) for name in ("mean", "var"))
-    if not all(values.dtype == np.float32 and values.shape == mean.shape and values.ndim == 1 for values in (mean, var)):
+    if not all(
+        values.dtype == np.float32 and values.shape == mean.shape and values.ndim == 1 for values in (mean, var)
+    ):
         raise ModelError(f"{origin} holds no mean and var, float32 (C,) each; remove or copy it again")
     updates = arrays.get("updates", np.int64(0))
     if updates.shape != () or updates.dtype.kind != "i" or updates < 0:
