@@ -181,7 +181,7 @@ def export_adaptive(
     state = statistics.start_mean, statistics.start_var
     export_onnx(
         graph,
-        (torch.zeros(1, height, width, 3, dtype=torch.uint8), *state, torch.zeros(1), torch.zeros(1)),
+        (torch.zeros(1 if fixed else 2, height, width, 3, dtype=torch.uint8), *state, torch.zeros(1), torch.zeros(1)),
         folder / FILES["adaptive"],
         input_names=("frames", *STATE_INPUTS),
         output_names=OUTPUTS["adaptive"],

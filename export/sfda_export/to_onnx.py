@@ -28,6 +28,8 @@ from sfda_engine.config import Config
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_export import frames as trial
+from sfda_export.adaptive import export_adaptive
+from sfda_export.adaptive_parity import gate_adaptive
 from sfda_export.bundle import check_output, new_bundle, write_golden, write_manifest
 from sfda_export.graph import OUTPUTS, DeployGraph
 from sfda_export.onnx_file import OPSETS, export_onnx
@@ -37,9 +39,13 @@ from sfda_export.run import SMALLEST, Exportable, check_size, describe, open_run
 from sfda_export.shipped import check_read_out, miou_difference
 from sfda_export.unpool import size_multiple
 from sfda_runtime.card import Card, Graph, Precision
+from sfda_runtime.model import FILES as RUNTIME_FILES
+from sfda_runtime.state import START_FILE
 
 log = logging.getLogger(__name__)
 FILES: dict[Graph, str] = {"labels": "model.onnx", "diagnostics": "model_diag.onnx", "logits": "model_logits.onnx"}
+
+ADAPTIVE = RUNTIME_FILES["adaptive"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Options:
     size: tuple[int, int] | None = None
     fixed: bool = False
     logits: bool = False
+    self_adapting: bool = False
     precision: Precision = "fp32"
     frames: str | None = None
     labels: str | None = None
@@ -97,6 +104,8 @@ def to_onnx(options: Options, console: Console) -> None:
             parity = prove(exportable, folder, batches, recipe.tolerance(model))
         with stage(console, "reading labels for the report"):
             parity["miou"] = score(exportable, folder, size, options)
+        if options.self_adapting:
+            parity["adaptive"] = add_adaptive(exportable, card, folder, batches, options, console)
         golden = write_golden(folder, frames, card.palette)
         if not options.logits:
             (folder / FILES["logits"]).unlink()
@@ -146,6 +155,17 @@ def export_graphs(
     return cards["labels"]
 
 
+def add_adaptive(
+    exportable: Exportable, card: Card, folder: Path, batches: Sequence[Frames], options: Options, console: Console
+) -> dict[str, Any]:
+    """Write the self-adapting graph and its start state; returns its parity card. Raises ParityError."""
+    model, info = exportable.model, exportable.info
+    with stage(console, f"exporting {ADAPTIVE}"):
+        export_adaptive(model, info, folder, card, fixed=options.fixed, opset=options.opset)
+    with stage(console, "comparing its state with torch's own update"):
+        return gate_adaptive(model, info, folder / ADAPTIVE, folder / START_FILE, batches, float32_tolerance(model))
+
+
 def prove(exportable: Exportable, folder: Path, batches: Sequence[Frames], tolerance: Tolerance) -> dict[str, Any]:
     """The parity card of the files in `folder`. Raises ParityError."""
     model, info = exportable.model, exportable.info
@@ -193,6 +213,9 @@ def summarize(output: Path, card: Card, parity: dict[str, Any], console: Console
         "confidence, entropy within 1/255": f"{read_out['confidence']:.4f} %, {read_out['entropy']:.4f} %",
         "mIoU engine, ONNX": f"{miou['engine']:.2f}, {miou['onnx']:.2f}" if miou else "no labels",
     }
+    if "adaptive" in parity:
+        state = parity["adaptive"]["state"]
+        rows[f"self-adapting, {state['frames']} frames"] = f"mean off by {state['mean']:.1e} s, var {state['var']:.1e}"
     table = Table(title=f"bundle {output}", show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
@@ -240,6 +263,11 @@ def parse(argv: Sequence[str]) -> Options:
         "--fixed", metavar="WxH", type=size_text, help="one frame of this size only, as TensorRT likes it"
     )
     parser.add_argument("--logits", action="store_true", help="ship model_logits.onnx too")
+    parser.add_argument(
+        "--self-adapting",
+        action="store_true",
+        help="add a graph whose BatchNorm statistics follow the frames in the vehicle (float32 only)",
+    )
     parser.add_argument("--precision", choices=list(RECIPES), default="fp32", help="default %(default)s")
     parser.add_argument(
         "--frames",
@@ -258,6 +286,8 @@ def parse(argv: Sequence[str]) -> Options:
     known = parser.parse_args(own)
     if known.size and known.fixed:
         parser.error("--size and --fixed name the size twice; give one of them")
+    if known.self_adapting and known.precision != "fp32":
+        parser.error("--self-adapting needs fp32: other precisions have BatchNorm folded into their weights")
     for key, value in {"arch": known.arch, "num_classes": known.num_classes}.items():
         overrides += [f"--model.{key}", value] if value else []
     return Options(
@@ -267,6 +297,7 @@ def parse(argv: Sequence[str]) -> Options:
         size=known.fixed or known.size,
         fixed=known.fixed is not None,
         logits=known.logits,
+        self_adapting=known.self_adapting,
         precision=known.precision,
         frames=known.frames,
         labels=known.labels,

@@ -168,7 +168,10 @@ class AdaptiveSegmenter(Segmenter):
             raise UsageError(f"{path} lies in no bundle: a self-adapting model needs the {START_FILE} of its export")
         start = read_start(read_checked(model.manifest, START_FILE), START_FILE)
         check_channels(model, start)
-        return cls(model, start, adaptation=adaptation, **settings)
+        segmenter = cls(model, start, adaptation=adaptation, **settings)
+        if model.session.get_providers()[0] != "CPUExecutionProvider":
+            segmenter.warm_up(3)
+        return segmenter
 
     @property
     def state(self) -> State:
@@ -184,7 +187,7 @@ class AdaptiveSegmenter(Segmenter):
         if result.status not in (Status.OK, Status.DEADLINE_MISS) or not self.network.rejected:
             return result
         reason = "; ".join(filter(None, (self.network.rejected, result.reason)))
-        return replace(result, status=Status.STATE_REJECTED, fault=Status.STATE_REJECTED, reason=reason)
+        return replace(result, status=Status.STATE_REJECTED, fault=result.fault or Status.STATE_REJECTED, reason=reason)
 
     __call__ = step
 

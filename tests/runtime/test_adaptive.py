@@ -154,7 +154,7 @@ def test_a_late_frame_that_is_rejected_says_both(load: Load) -> None:
     ticks = iter(range(1000))
     segmenter = load({"deadline_ms": 1.0, "clock": lambda: next(ticks)}, update=1.0)
     result = segmenter(shade(1, 0.1))
-    assert result.status is Status.STATE_REJECTED
+    assert (result.status, result.fault) == (Status.STATE_REJECTED, Status.DEADLINE_MISS)
     assert "variance" in result.reason
     assert "allowed" in result.reason
 
