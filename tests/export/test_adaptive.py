@@ -88,9 +88,9 @@ def stored(model: nn.Module, adapting: Statistics) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("momentum", "update"), [(None, lambda k: 1 / k), (0.1, lambda k: 0.1)], ids=["cumulative", "ema"]
+    ("arch", "momentum", "update"),
+    [("streetnet", 0.1, lambda k: 0.1), *((arch, None, lambda k: 1 / k) for arch in ARCHITECTURES)],
 )
-@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_updates_as_torch_does(arch: str, momentum: float | None, update: Callable[[int], float]) -> None:
     images = list(frames(3 if arch == "streetnet" else 2))
     model = segmenter_of(arch)
