@@ -30,7 +30,7 @@ from sfda_runtime.state import START_FILE, Bounds, State, fault_of, load_state, 
 class Adaptation:
     """How the state moves, and what stops it."""
 
-    normalize: float = 0.1
+    normalize: float = 0.3
     """Weight of a frame's own statistics in its normalization, 0 to 1; the rest is the state's."""
     update: float = 0.05
     """Weight of a frame's own statistics in the next state, 0 to 1."""
