@@ -21,7 +21,8 @@ from sfda_runtime.card import IGNORE
 from sfda_runtime.errors import ModelError, UsageError
 from sfda_runtime.manifest import read_checked
 from sfda_runtime.model import OUTPUTS, Model, open_model
-from sfda_runtime.segmenter import Maps, Result, Segmenter, Status, run_session
+from sfda_runtime.results import Maps, Result, Status
+from sfda_runtime.segmenter import Segmenter, run_session
 from sfda_runtime.session import SessionOptions
 from sfda_runtime.state import START_FILE, Bounds, State, fault_of, load_state, read_start, save_state
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfda_runtime.errors import InputError
-from sfda_runtime.segmenter import Status
+from sfda_runtime.results import Status
 from sfda_runtime.sources import decode_image
 
 FROZEN_AFTER = 3

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,59 +16,12 @@ from sfda_runtime.card import IGNORE, Card, Graph
 from sfda_runtime.errors import InputError, ModelError, RuntimeFault, UsageError
 from sfda_runtime.frames import FrameGuard, Limits
 from sfda_runtime.model import OUTPUTS, Model, open_model
+from sfda_runtime.results import Map, Maps, Result, Status
 from sfda_runtime.session import SessionOptions, first_line
 
-Map = NDArray[np.uint8]
 OnError = Literal["ignore", "hold", "raise"]
 LabelSize = Literal["frame", "network"] | tuple[int, int]
-
-
-class Status(str, Enum):
-    """What became of a frame."""
-
-    OK = "ok"
-    BAD_INPUT = "bad_input"
-    STALE = "stale"
-    DEADLINE_MISS = "deadline_miss"
-    MODEL_ERROR = "model_error"
-    STATE_REJECTED = "state_rejected"
-
-
-class Maps(NamedTuple):
-    """What a network gives for one frame, each uint8 (H, W) at the network's size; confidence and entropy 0..255."""
-
-    labels: Map
-    confidence: Map | None = None
-    entropy: Map | None = None
-
-
 Network = Callable[[NDArray[np.uint8]], Maps]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """The answer to one frame, labels of that frame where status is OK, DEADLINE_MISS or STATE_REJECTED. Read-only."""
-
-    labels: Map
-    """(H, W) class indices; 255 = no class. Never a class that the network did not give."""
-    confidence: Map | None = None
-    """(H, W) round(255 * largest probability), at the size of the labels; None without diagnostics."""
-    entropy: Map | None = None
-    """(H, W) round(255 * entropy / ln K), at the size of the labels; None without diagnostics."""
-    status: Status
-    """STALE: labels of an earlier frame, `age` frames old. BAD_INPUT, MODEL_ERROR: no labels, 255 everywhere.
-    STATE_REJECTED: a self-adapting model learned nothing from this frame; labels by its last good state."""
-    frame_id: str
-    latency_ms: float
-    """From the frame in memory to its labels."""
-    split_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """The same by part: checks and resizing, network, labels to their size."""
-    age: int = 0
-    """Frames since the one that the labels belong to."""
-    fault: Status | None = None
-    """What went wrong with this frame, also where `status` is STALE; None where nothing did."""
-    reason: str = ""
-    """The fault in words."""
 
 
 class Segmenter:

@@ -144,7 +144,12 @@ def _cache_home() -> Path:
 
 
 def _prepare(wanted: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Load CUDA's libraries where pip installed them, make the engine's folder, announce a build of minutes."""
+    """Load CUDA's libraries where pip installed them, make the engine's folder, announce a build of minutes.
+
+    ProviderError where this onnxruntime was built without one of the providers.
+    """
+    if unknown := {name for name, _ in wanted} - set(onnxruntime.get_available_providers()):
+        raise ProviderError(f"it was built without {', '.join(sorted(unknown))}: install sfda-runtime[gpu]")
     if hasattr(onnxruntime, "preload_dlls"):
         # it reports on stdout, which belongs to the command's own output
         with contextlib.redirect_stdout(sys.stderr):

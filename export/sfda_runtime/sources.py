@@ -6,7 +6,6 @@ import glob
 import io
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,7 @@ class Frame:
     """One frame that is not decoded yet, so that one which is dropped costs nothing."""
 
     name: str
-    """Unique in its source, the same in every run: a relative path without suffix, or a number."""
+    """Unique in its source, the same in every run: a path below the source without suffix, or a number."""
     read: Callable[[], NDArray[Any]]
     """The picture; InputError where it cannot be decoded."""
 
@@ -121,9 +120,8 @@ def _image_files(paths: Iterable[Path], text: str) -> Iterator[Frame]:
         )
     root = Path(os.path.commonpath([file.parent for file in files]))
     stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
-    shared = Counter(stems)
-    # a.png beside a.jpg: the suffix stays in the name
-    names = [s if shared[s] == 1 else f.relative_to(root).as_posix() for s, f in zip(stems, files, strict=True)]
+    # a.png beside a.jpg: all names keep their suffix
+    names = stems if len(set(stems)) == len(stems) else [file.relative_to(root).as_posix() for file in files]
     return (Frame(name, partial(read_image, file)) for name, file in zip(names, files, strict=True))
 
 

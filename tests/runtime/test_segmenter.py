@@ -135,6 +135,14 @@ def test_frozen_picture(shared_bundle: Path) -> None:
     assert segmenter(picture(2)).status == Status.OK
 
 
+@pytest.mark.parametrize("size", [SIZE, (90, 70)])
+def test_results_are_read_only(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    """A caller who paints on a map would change what "hold" gives out next."""
+    for result in (segmenter(picture(1, size)), segmenter(BLACK)):
+        with pytest.raises(ValueError, match="read-only"):
+            result.labels[0, 0] = 0
+
+
 def test_unreadable_frame(segmenter: Segmenter) -> None:
     result = segmenter.reject("a.png is damaged", "a")
     assert (result.status, result.frame_id, result.reason) == (Status.BAD_INPUT, "a", "a.png is damaged")

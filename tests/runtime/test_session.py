@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
 from sfda_runtime import ProviderError, Segmenter, SessionOptions, Status
@@ -92,6 +93,12 @@ def test_a_provider_that_was_given_no_node() -> None:
         check_providers([CUDA], Session([CUDA, CPU], {CPU: 11}))  # type: ignore[arg-type]
 
 
+def test_an_onnxruntime_without_the_provider(shared_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    with pytest.raises(ProviderError, match=r"built without CUDAExecutionProvider: install sfda-runtime\[gpu\]"):
+        Segmenter.load(shared_bundle, providers=("cuda",))
+
+
 def test_nodes_of_a_real_session(shared_bundle: Path) -> None:
     session = Segmenter.load(shared_bundle).model.session
     if not hasattr(session, "get_provider_graph_assignment_info"):
@@ -106,6 +113,17 @@ def test_a_missing_provider_is_refused(shared_bundle: Path, provider: str, tmp_p
     session = SessionOptions(providers=(provider,), engine_cache=tmp_path)
     with pytest.raises(ProviderError, match=provider):
         Segmenter.load(shared_bundle, session=session)
+
+
+def test_onnxruntime_s_own_fallback_is_off(
+    shared_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would go on by the CPU, at the start or at any later frame, and say so on stdout."""
+    if "tensorrt" not in MISSING or "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs an onnxruntime with TensorRT on a machine without it")
+    with pytest.raises(ProviderError, match="cannot load it"):
+        Segmenter.load(shared_bundle, session=SessionOptions(providers=("tensorrt",), engine_cache=tmp_path))
+    assert "Falling back" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

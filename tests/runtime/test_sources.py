@@ -41,7 +41,7 @@ def test_natural_order_is_folder_by_folder() -> None:
 def test_equal_stems_do_not_collide(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/1.png", "b/1.jpg", "b/2.png"):
         write(tmp_path / name)
-    assert names(tmp_path) == ["a/1", "b/1.jpg", "b/1.png", "b/2"]
+    assert names(tmp_path) == ["a/1.png", "b/1.jpg", "b/1.png", "b/2.png"]
 
 
 def test_names_do_not_depend_on_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from sfda_runtime.errors import UsageError
 from sfda_runtime.files import to_json
 from sfda_runtime.frames import Limits
 from sfda_runtime.pacing import pace
-from sfda_runtime.segmenter import Segmenter, Status
+from sfda_runtime.results import Status
+from sfda_runtime.segmenter import Segmenter
 from sfda_runtime.sources import Frame, open_source
 
 HELD_FRAMES = 16
@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
     """Run `sfda-infer bench`."""
     segmenter = Segmenter.load(
         args.model,
-        diagnostics=args.diagnostics and Path(args.model).is_dir(),
+        diagnostics=args.diagnostics,
         sha256=args.sha256,
         session=options.session_options(args),
         warm_up=0,

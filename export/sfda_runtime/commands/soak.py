@@ -24,7 +24,8 @@ from sfda_runtime.errors import InputError
 from sfda_runtime.faults import FROZEN_AFTER, Shot, fault, good
 from sfda_runtime.files import to_json
 from sfda_runtime.frames import Limits
-from sfda_runtime.segmenter import Network, Result, Segmenter, Status, run_network
+from sfda_runtime.results import Result, Status
+from sfda_runtime.segmenter import Network, Segmenter, run_network
 from sfda_runtime.sources import synthetic_picture
 
 GOLDEN_EVERY = 50
