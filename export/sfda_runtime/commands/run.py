@@ -125,10 +125,10 @@ def load_segmenter(args: argparse.Namespace, saved: set[str], deadline: float | 
         diagnostics = "entropy" in saved and Path(args.model).is_dir()
         return Segmenter.load(args.model, diagnostics=diagnostics, **settings)
     segmenter = AdaptiveSegmenter.load(args.model, **settings)
-    if args.state is not None:
-        if args.state.exists():
-            segmenter.load_state(args.state)
-        segmenter.save_state(args.state)  # now rather than after a long run: can it be written?
+    if args.state is not None and args.state.exists():
+        segmenter.load_state(args.state)
+    elif args.state is not None and not args.state.parent.is_dir():
+        raise UsageError(f"the state cannot be written to {args.state}: there is no folder {args.state.parent}")
     return segmenter
 
 
