@@ -2,7 +2,7 @@
 
 A frame may enter the state or not; it never harms it. The state that a frame proposes is kept only where it is finite
 and within bounds of the exported model's, and where the labels do not look collapsed; else the labels of the last good
-state are given, with the status STATE_REJECTED.
+state are given, with the status STATE_REJECTED, at the price of another run of the network.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Adaptation:
     one_class: float = 0.98
     """Collapsed where one class has more than this share of a frame."""
     ring: int = 4
-    """Number of earlier good states to fall back on; the exported model's comes after them."""
+    """Number of earlier good states to fall back on, a run of the network each; the exported model's comes last."""
     ring_every: int = 25
     """Updates between two states of the ring."""
 
@@ -112,7 +112,7 @@ class AdaptiveNetwork:
         self._ring.append(state)
 
     def _commit(self, proposed: State) -> None:
-        if self.state.updates % self.adaptation.ring_every == 0:
+        if not self._ring or self.state.updates - self._ring[-1].updates >= self.adaptation.ring_every:
             self._ring.append(self.state)
         self.state = proposed
 
@@ -122,18 +122,18 @@ class AdaptiveNetwork:
         return bool(largest > self.adaptation.one_class or maps.entropy.mean() > 255 * self.adaptation.entropy)
 
     def _recover(self, frames: NDArray[np.uint8]) -> Maps:
-        """Labels of the newest good state that does not collapse on this frame, which becomes the state.
+        """Labels of the newest state that does not collapse on this frame, which becomes the state.
 
-        Where even the exported model's collapses, it is the frame: the state stays.
+        The present one comes first: the frame's own statistics may be at fault alone. Where even the exported model's
+        state collapses, it is the frame, and the state stays.
         """
-        for good in (*reversed(self._ring), self.start):
+        for good in (self.state, *reversed(self._ring), self.start):
             maps, _ = self.run(frames, good)
             if not self._collapsed(maps):
-                lost = self.state.updates - good.updates
+                self.rejected = f"labels collapsed; rolled back by {self.state.updates - good.updates} updates"
                 self.state = good
-                while self._ring and self._ring[-1].updates >= good.updates:
+                while self._ring and self._ring[-1].updates > good.updates:
                     self._ring.pop()
-                self.rejected = f"labels collapsed; rolled back by {lost} updates"
                 return maps
         self.rejected = "labels look collapsed in every good state: the frame is kept out of the state"
         return self.run(frames, self.state)[0]

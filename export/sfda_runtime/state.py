@@ -33,7 +33,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """How far a state may be from that of the exported model."""
+    """How far a state may be from that of the exported model; one that would go further stays where it is."""
 
     var_ratio: float = 16.0
     """Each variance stays within 1/16 to 16 times its first value."""

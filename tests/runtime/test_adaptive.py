@@ -181,6 +181,25 @@ def test_collapsed_labels_roll_back_to_the_newest_good_state(load: Load) -> None
     assert segmenter.state.updates == 7
 
 
+def test_where_the_frame_s_own_statistics_collapse_alone_the_state_stays(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = load(normalize=0.5)
+    run = segmenter.network.run
+
+    def fragile(frames: Any, state: State, normalize: float = 0.0, update: float = 0.0) -> Any:
+        maps, proposed = run(frames, state, normalize, update)
+        return (maps._replace(labels=np.zeros_like(maps.labels)) if normalize else maps), proposed
+
+    segmenter(shade(1))
+    before = segmenter.state
+    monkeypatch.setattr(segmenter.network, "run", fragile)
+    result = segmenter(frame := shade(2))
+    assert (result.status, result.reason) == (Status.STATE_REJECTED, "labels collapsed; rolled back by 0 updates")
+    assert segmenter.state is before
+    assert np.mean(result.labels == adaptive_labels(frame, before.mean, before.var)) > 0.999
+
+
 def test_rolls_back_to_the_exported_model_where_the_ring_is_bad_too(load: Load) -> None:
     segmenter = load(bounds=Bounds(drift=1e9))
     segmenter.network.set_state(collapsing(segmenter))
