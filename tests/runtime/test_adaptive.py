@@ -81,6 +81,11 @@ def test_only_every_nth_frame_moves_the_state(load: Load) -> None:
     assert [state.updates for state in states] == [1, 1, 1, 2, 2, 2]
     assert same(states[0], states[2])
     assert not same(states[2], states[3])
+    assert segmenter(shade(6)).status is Status.OK
+    blind = load(every=2, update=1.0)
+    blind(shade(1))
+    assert blind(shade(2, 0.1)).status is Status.OK  # it would be refused, but nothing is asked of it
+    assert blind(shade(3, 0.1)).status is Status.STATE_REJECTED
 
 
 def test_a_repeated_picture_moves_nothing_but_a_reused_buffer_does(load: Load) -> None:
@@ -198,6 +203,17 @@ def test_where_the_frame_s_own_statistics_collapse_alone_the_state_stays(
     assert (result.status, result.reason) == (Status.STATE_REJECTED, "labels collapsed; rolled back by 0 updates")
     assert segmenter.state is before
     assert np.mean(result.labels == adaptive_labels(frame, before.mean, before.var)) > 0.999
+
+
+def test_states_newer_than_the_one_rolled_back_to_are_forgotten(load: Load) -> None:
+    segmenter = load(bounds=Bounds(drift=1e9))
+    segmenter(shade(1))
+    good = segmenter.state
+    segmenter.network._ring.extend([good, State(collapsing(segmenter).mean, START_VAR, 7)])
+    segmenter.network.state = State(collapsing(segmenter).mean, START_VAR, 9)
+    assert segmenter(shade(2)).reason == "labels collapsed; rolled back by 8 updates"
+    assert segmenter.state is good
+    assert segmenter.network._ring[-1] is good
 
 
 def test_rolls_back_to_the_exported_model_where_the_ring_is_bad_too(load: Load) -> None:

@@ -100,15 +100,16 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
         load_state(tmp_path / "absent.npz", START, SHA, Bounds())
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.npz"
     save_state(path, START, SHA)
     before = path.read_bytes()
 
-    def full(descriptor: int) -> None:
+    def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(UsageError, match="No space left"):
         save_state(path, State(START.mean, START.var, 9), SHA)
     assert path.read_bytes() == before
