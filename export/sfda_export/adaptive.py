@@ -166,28 +166,25 @@ class AdaptiveGraph(nn.Module):
         return (*(outputs if isinstance(outputs, tuple) else (outputs,)), torch.cat(means), torch.cat(variances))
 
 
-def export_adaptive(
-    segmenter: nn.Module, info: WeightsInfo, folder: Path, card: Card, *, fixed: bool, opset: int
-) -> AdaptiveGraph:
-    """Write model_adaptive.onnx and bn_state.npz into `folder`; the graph that was exported, on the torch side.
+def export_adaptive(segmenter: nn.Module, info: WeightsInfo, folder: Path, card: Card) -> None:
+    """Write model_adaptive.onnx and bn_state.npz into `folder`.
 
-    card: as for the other graphs of the bundle, whose `size` and preprocessing it shares. UserError: see `export_onnx`
-    and `make_adaptive`.
+    card: of the labels graph of the same bundle, whose size and opset are taken. UserError: see `export_onnx` and
+    `make_adaptive`.
     """
     adaptive, statistics = make_adaptive(segmenter, card.size)
     deployed = DeployGraph(adaptive, info.normalization, info.exposure, "diagnostics")
     graph = AdaptiveGraph(deployed, statistics)
     width, height = card.size
-    state = statistics.start_mean, statistics.start_var
+    frames = torch.zeros(1 if card.fixed else 2, height, width, 3, dtype=torch.uint8)
     export_onnx(
         graph,
-        (torch.zeros(1 if fixed else 2, height, width, 3, dtype=torch.uint8), *state, torch.zeros(1), torch.zeros(1)),
+        (frames, statistics.start_mean, statistics.start_var, torch.zeros(1), torch.zeros(1)),
         folder / FILES["adaptive"],
         input_names=("frames", *STATE_INPUTS),
         output_names=OUTPUTS["adaptive"],
-        dynamic_shapes=None if fixed else ({0: "batch", 1: "height", 2: "width"}, None, None, None, None),
+        dynamic_shapes=None if card.fixed else ({0: "batch", 1: "height", 2: "width"}, None, None, None, None),
         card=dataclasses.replace(card, graph="adaptive"),
-        opset=opset,
+        opset=card.opset,
     )
     np.savez(folder / START_FILE, **statistics.arrays())
-    return graph

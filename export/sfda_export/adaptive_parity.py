@@ -24,10 +24,13 @@ from sfda_engine.data.images import to_float_tensor
 from sfda_engine.models.batch_norm import batch_norm_layers, set_momentum
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
-from sfda_export.parity import ParityError, Tolerance, card_of, gate, open_session
+from sfda_export.adaptive import export_adaptive
+from sfda_export.parity import ParityError, Tolerance, card_of, float32_tolerance, gate, open_session
 from sfda_export.reference import Frames, engine_logits
-from sfda_runtime.model import OUTPUTS
-from sfda_runtime.state import EPSILON, State, read_start
+from sfda_export.run import Exportable
+from sfda_runtime.card import Card
+from sfda_runtime.model import FILES, OUTPUTS
+from sfda_runtime.state import EPSILON, START_FILE, State, read_start
 
 K = 8
 """Frames of AdaBN before the comparison, one at a time; fewer only where there are fewer."""
@@ -46,6 +49,18 @@ class StateError:
     var: float
     torch_mean: float
     torch_var: float
+
+
+def add_adaptive(exportable: Exportable, folder: Path, card: Card, batches: Sequence[Frames]) -> dict[str, Any]:
+    """Write the self-adapting graph and its start state into `folder`, for the labels graph's `card`.
+
+    Returns its parity card. Raises UserError as `export_adaptive` does and ParityError as `gate_adaptive` does.
+    """
+    model, info = exportable.model, exportable.info
+    export_adaptive(model, info, folder, card)
+    return gate_adaptive(
+        model, info, folder / FILES["adaptive"], folder / START_FILE, batches, float32_tolerance(model)
+    )
 
 
 def gate_adaptive(

@@ -29,8 +29,7 @@ from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_export import frames as trial
-from sfda_export.adaptive import export_adaptive
-from sfda_export.adaptive_parity import gate_adaptive
+from sfda_export.adaptive_parity import add_adaptive
 from sfda_export.bundle import check_output, new_bundle, write_golden, write_manifest
 from sfda_export.graph import OUTPUTS, DeployGraph
 from sfda_export.onnx_file import OPSETS, export_onnx
@@ -40,12 +39,9 @@ from sfda_export.run import SMALLEST, Exportable, check_size, describe, open_run
 from sfda_export.shipped import check_read_out, miou_difference
 from sfda_export.unpool import size_multiple
 from sfda_runtime.card import Card, Graph, Precision
-from sfda_runtime.model import FILES as RUNTIME_FILES
-from sfda_runtime.state import START_FILE
 
 log = logging.getLogger(__name__)
 FILES: dict[Graph, str] = {"labels": "model.onnx", "diagnostics": "model_diag.onnx", "logits": "model_logits.onnx"}
-ADAPTIVE = RUNTIME_FILES["adaptive"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,8 @@ def to_onnx(options: Options, console: Console) -> None:
                 names, reference = info.class_names, engine_logits(model, info, torch.float32)
                 parity["miou"] = miou_difference(reference, folder / FILES["labels"], labels, size, names)
         if options.self_adapting:
-            parity["adaptive"] = add_adaptive(exportable, card, folder, batches, options, console)
+            with stage(console, "exporting model_adaptive.onnx and comparing its state with torch's own update"):
+                parity["adaptive"] = add_adaptive(exportable, folder, card, batches)
         golden = write_golden(folder, frames, card.palette)
         if not options.logits:
             (folder / FILES["logits"]).unlink()
@@ -157,17 +154,6 @@ def export_graphs(
                 opset=options.opset,
             )
     return cards["labels"]
-
-
-def add_adaptive(
-    exportable: Exportable, card: Card, folder: Path, batches: Sequence[Frames], options: Options, console: Console
-) -> dict[str, Any]:
-    """Write the self-adapting graph and its start state; returns its parity card. Raises ParityError."""
-    model, info = exportable.model, exportable.info
-    with stage(console, f"exporting {ADAPTIVE}"):
-        export_adaptive(model, info, folder, card, fixed=options.fixed, opset=options.opset)
-    with stage(console, "comparing its state with torch's own update"):
-        return gate_adaptive(model, info, folder / ADAPTIVE, folder / START_FILE, batches, float32_tolerance(model))
 
 
 def prove(exportable: Exportable, folder: Path, batches: Sequence[Frames], tolerance: Tolerance) -> dict[str, Any]:

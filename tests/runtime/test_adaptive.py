@@ -82,7 +82,7 @@ def test_only_every_nth_frame_moves_the_state(load: Load) -> None:
     assert same(states[0], states[2])
     assert not same(states[2], states[3])
     assert segmenter(shade(6)).status is Status.OK
-    blind = load(every=2, update=1.0)
+    blind = load(every=2, update=1.0, entropy=1.0)
     blind(shade(1))
     assert blind(shade(2, 0.1)).status is Status.OK  # it would be refused, but nothing is asked of it
     assert blind(shade(3, 0.1)).status is Status.STATE_REJECTED
