@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sfda_runtime.errors import InputError
 from sfda_runtime.results import Status
@@ -45,6 +44,8 @@ def fault(number: int, frame: NDArray[np.uint8]) -> Sequence[Shot]:
 
 def _truncated_jpeg(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Half a JPEG, through the decoder of the file sources: raises InputError."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG")
     return decode_image(buffer.getvalue()[: buffer.tell() // 2], Path("truncated.jpg"))

@@ -16,6 +16,8 @@ from sfda_runtime.model import Model
 from sfda_runtime.session import assigned_nodes
 
 P99_FROM = 100
+# what decides the kernels that onnxruntime picks, and with them the last digits and INT8's speed
+VECTORS = {"avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve"}
 
 
 def quantiles(values_ms: Sequence[float]) -> dict[str, Any]:
@@ -69,12 +71,17 @@ def describe_session(model: Model, threads: int, spinning: bool) -> dict[str, An
             "numpy": np.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {
+            "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+            "vectors": sorted(VECTORS & set(_cpuinfo("flags").split() + _cpuinfo("Features").split())),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+        },
     }
 
 
-def _cpu_name() -> str:
+def _cpuinfo(key: str) -> str:
+    """The first value of a key in Linux's /proc/cpuinfo, or nothing."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(names, platform.processor() or platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

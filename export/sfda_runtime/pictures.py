@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sfda_runtime.card import IGNORE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Palette = Sequence[tuple[int, int, int]]
 
@@ -22,6 +25,8 @@ HEAT = np.stack(
 
 def index_png(labels: NDArray[np.uint8], palette: Palette) -> bytes:
     """Labels uint8 (H, W) as a PNG of mode P: the pixel is the class, the palette its color; 255 is black."""
+    from PIL import Image
+
     image = Image.fromarray(labels)
     image.putpalette(color_table(palette).tobytes())
     return _png(image)
@@ -29,6 +34,8 @@ def index_png(labels: NDArray[np.uint8], palette: Palette) -> bytes:
 
 def read_index_png(content: bytes) -> NDArray[np.uint8]:
     """The labels uint8 (H, W) of an index PNG. ValueError where it is no such picture."""
+    from PIL import Image
+
     with Image.open(io.BytesIO(content)) as image:
         if image.mode not in ("P", "L"):
             raise ValueError(f"mode {image.mode}, not an index image")
@@ -40,6 +47,8 @@ def overlay_png(frame: NDArray[np.uint8], labels: NDArray[np.uint8], palette: Pa
 
     The labels are brought to the frame's size by nearest neighbor.
     """
+    from PIL import Image
+
     at_frame = np.asarray(Image.fromarray(labels).resize(frame.shape[1::-1], Image.Resampling.NEAREST))
     weight = np.where(at_frame == IGNORE, 0.0, alpha)[..., None]
     mixed = (1 - weight) * frame + weight * color_table(palette)[at_frame]
@@ -48,6 +57,8 @@ def overlay_png(frame: NDArray[np.uint8], labels: NDArray[np.uint8], palette: Pa
 
 def heat_png(values: NDArray[np.uint8]) -> bytes:
     """A map uint8 (H, W) of 0..255 as a PNG of mode P: black, red, yellow, white; the pixel is the value."""
+    from PIL import Image
+
     image = Image.fromarray(values)
     image.putpalette(HEAT.tobytes())
     return _png(image)
@@ -60,7 +71,7 @@ def color_table(palette: Palette) -> NDArray[np.uint8]:
     return table
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

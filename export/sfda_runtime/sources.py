@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sfda_runtime.errors import InputError, UsageError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"}
-SYNTHETIC = re.compile(r"synthetic:(\d+)x(\d+)@(\d+)")
+SYNTHETIC = re.compile(r"synthetic:([1-9]\d*)x([1-9]\d*)@([1-9]\d*)")
 CAMERA = re.compile(r"camera:(\d+)")
 
 
@@ -101,6 +100,8 @@ def decode_image(content: bytes, path: Path) -> NDArray[np.uint8]:
     The rule of sfda_engine/data/images.py, so that the vehicle sees what adaptation saw. InputError, naming `path`,
     where it is damaged.
     """
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.mode.startswith("I"):
@@ -132,7 +133,7 @@ def _array_frames(path: Path) -> Iterator[Frame]:
         raise UsageError(f"{path} cannot be read ({error}); save frames uint8 (N, H, W, 3) by numpy.save") from error
     if frames.ndim == 3:
         frames = frames[None]
-    if frames.ndim != 4:
+    if frames.ndim != 4 or not len(frames):
         raise UsageError(f"{path} holds an array of shape {frames.shape}; frames are uint8 (N, H, W, 3) or (H, W, 3)")
     return (Frame(f"{n:06d}", partial(np.array, frame)) for n, frame in enumerate(frames))
 

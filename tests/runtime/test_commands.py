@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import subprocess
@@ -20,7 +19,7 @@ from sfda_runtime.commands import soak
 from sfda_runtime.infer import COMMANDS, EXIT_CODES, main
 from sfda_runtime.pictures import index_png
 from tests.runtime.providers import MISSING
-from tests.runtime.tiny import PALETTE, card, labels_of, model_bytes, picture, write_manifest
+from tests.runtime.tiny import PALETTE, labels_of, model_bytes, picture, write_manifest
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = [{"frame": f"golden/{n}.png", "labels": f"golden/{n}_labels.png"} for n in range(2)]
@@ -245,17 +244,3 @@ def test_a_run_on_arrays_loads_numpy_and_onnxruntime_only(shared_bundle: Path) -
         [sys.executable, "-c", PLAIN, str(shared_bundle)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_the_package_names_no_other_import() -> None:
-    """Whatever is imported lazily too: numpy, onnxruntime, Pillow; PyAV and OpenCV by name in sources.py."""
-    allowed = {"numpy", "onnxruntime", "PIL", "sfda_runtime"} | set(sys.stdlib_module_names)
-    for path in (ROOT / "export" / "sfda_runtime").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert {name.split(".")[0] for name in names} <= allowed, path
-
-
-def test_the_card_in_tests_is_the_shared_one() -> None:
-    assert card().format == 1

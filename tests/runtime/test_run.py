@@ -131,6 +131,25 @@ def test_an_output_that_is_no_class_is_exit_3(shared_bundle: Path, tmp_path: Pat
     assert (labels(tmp_path / "out" / "labels" / "000001.png") == 255).all()
 
 
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, 0, 64, 3), np.uint8),
+        np.full((2, 48, 64, 3), np.nan, np.float32),
+        np.full((2, 48, 64, 1), 9, np.uint8),
+        np.full((2, 3, 48, 64), 9, np.uint8),
+        np.full((2, 1, 1, 3), 9, np.uint8),
+    ],
+    ids=["no rows", "float with NaN", "one channel", "channels first", "one pixel"],
+)
+def test_arrays_that_are_no_frames(shared_bundle: Path, tmp_path: Path, frames: Any) -> None:
+    np.save(tmp_path / "frames.npy", frames)
+    arguments = ["run", str(shared_bundle), str(tmp_path / "frames.npy"), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--save", "index,overlay,entropy"]) == 5
+    assert [line["status"] for line in lines(tmp_path / "out")] == ["bad_input"] * 2
+    assert (labels(tmp_path / "out" / "labels" / "000000.png") == 255).all()
+
+
 def test_paced_frames_are_dropped_and_counted(
     shared_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +261,12 @@ def endless(shared_bundle: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Po
     command = [sys.executable, "-m", "sfda_runtime.infer", "run", str(shared_bundle), "synthetic:64x48@1000000"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "export")}
     process = subprocess.Popen(
-        [*command, "-o", str(output), "--save", "index,overlay"], stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "-o", str(output), "--save", "index,overlay"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # a shell's background job ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while process.poll() is None and not (output / "labels" / "000020.png").exists():

@@ -63,7 +63,20 @@ def test_a_file_name_with_glob_characters(tmp_path: Path) -> None:
     assert names(write(tmp_path / "left[0].png")) == ["left[0]"]
 
 
-@pytest.mark.parametrize("text", ["", "nowhere", "*.png", "synthetic:64x48", "camera:x", "film.mp4", "a.npy"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nowhere",
+        "*.png",
+        "synthetic:64x48",
+        "synthetic:64x0@1",
+        "synthetic:64x48@0",
+        "camera:x",
+        "film.mp4",
+        "a.npy",
+    ],
+)
 def test_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="no frames at"):
@@ -84,7 +97,8 @@ def test_array_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("no")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "flat.npy", np.zeros(5))
-    for name in ("text", "objects", "flat"):
+    np.save(tmp_path / "none.npy", np.zeros((0, 48, 64, 3), np.uint8))
+    for name in ("text", "objects", "flat", "none"):
         with pytest.raises(UsageError, match=name):
             open_source(str(tmp_path / f"{name}.npy"))
 

@@ -127,7 +127,10 @@ def table(card: dict[str, Any]) -> str:
             f"{card['provider']} {card['nodes'] or ''}, threads {card['threads']}, spinning {card['spinning']}",
         ),
         ("versions", " ".join(f"{name} {version}" for name, version in card["versions"].items())),
-        ("machine", f"{card['machine']['cpu']}, {card['machine']['cores']} cores"),
+        (
+            "machine",
+            f"{card['machine']['cpu']}, {card['machine']['cores']} cores, {' '.join(card['machine']['vectors'])}",
+        ),
         ("load, first run", f"{card['load_ms']} ms, {card['first_run_ms']} ms"),
         ("back to back", _quantiles(run["latency_ms"])),
         ("split p50", f"pre {split['pre']}  network {split['network']}  post {split['post']} ms"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def execute(args: argparse.Namespace) -> int:
     segmenter = load_segmenter(args, saved, deadline)
     if "entropy" in saved and segmenter.card.graph not in ("diagnostics", "adaptive"):
         raise UsageError(f"{args.model} has no entropy; name the bundle's folder or its model_diag.onnx")
+    import_module("PIL.Image")  # now, not within the first frame's time
     arrivals = _arrivals(args.source, args.fps, args.max_frames)
     output = make_output(args.output)
     lines = Lines(output / "frames.jsonl")
@@ -148,7 +150,7 @@ def save_pictures(
     palette, name = segmenter.card.palette, f"{result.frame_id}.png"
     if "index" in saved:
         write_whole(output / "labels" / name, pictures.index_png(result.labels, palette))
-    if "overlay" in saved and frame is not None and frame.dtype == np.uint8 and frame.shape[2:] == (3,):
+    if "overlay" in saved and frame is not None and frame.dtype == np.uint8 and frame.size and frame.shape[2:] == (3,):
         write_whole(output / "overlay" / name, pictures.overlay_png(frame, result.labels, palette))
     if "entropy" in saved and result.entropy is not None:
         write_whole(output / "entropy" / name, pictures.heat_png(result.entropy))
