@@ -29,6 +29,7 @@ from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_export import frames as trial
+from sfda_export.adaptive_parity import add_adaptive
 from sfda_export.bundle import check_output, new_bundle, write_golden, write_manifest
 from sfda_export.graph import OUTPUTS, DeployGraph
 from sfda_export.onnx_file import OPSETS, export_onnx
@@ -66,6 +67,7 @@ class Options:
     size: tuple[int, int] | None = None
     fixed: bool = False
     logits: bool = False
+    self_adapting: bool = False
     precision: Precision = "fp32"
     frames: str | None = None
     labels: str | None = None
@@ -102,6 +104,9 @@ def to_onnx(options: Options, console: Console) -> None:
             with stage(console, f"reporting mIoU on {len(labels)} labelled frames"):
                 names, reference = info.class_names, engine_logits(model, info, torch.float32)
                 parity["miou"] = miou_difference(reference, folder / FILES["labels"], labels, size, names)
+        if options.self_adapting:
+            with stage(console, "exporting model_adaptive.onnx and comparing its state with torch's own update"):
+                parity["adaptive"] = add_adaptive(exportable, folder, card, batches)
         golden = write_golden(folder, frames, card.palette)
         if not options.logits:
             (folder / FILES["logits"]).unlink()
@@ -193,6 +198,9 @@ def summarize(output: Path, card: Card, parity: dict[str, Any], console: Console
         "confidence, entropy within 1/255": f"{read_out['confidence']:.4f} %, {read_out['entropy']:.4f} %",
         "mIoU engine, ONNX": f"{miou['engine']:.2f}, {miou['onnx']:.2f}" if miou else "no labels",
     }
+    if "adaptive" in parity:
+        state = parity["adaptive"]["state"]
+        rows[f"self-adapting, {state['frames']} frames"] = f"mean off by {state['mean']:.1e} s, var {state['var']:.1e}"
     table = Table(title=f"bundle {output}", show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
@@ -242,6 +250,11 @@ def parse(argv: Sequence[str]) -> Options:
         "--fixed", metavar="WxH", type=size_text, help="one frame of this size only, as TensorRT likes it"
     )
     parser.add_argument("--logits", action="store_true", help="ship model_logits.onnx too")
+    parser.add_argument(
+        "--self-adapting",
+        action="store_true",
+        help="add a graph whose BatchNorm statistics follow the frames in the vehicle (float32 only)",
+    )
     parser.add_argument("--precision", choices=list(RECIPES), default="fp32", help="default %(default)s")
     parser.add_argument(
         "--frames",
@@ -260,6 +273,8 @@ def parse(argv: Sequence[str]) -> Options:
     known = parser.parse_args(own)
     if known.size and known.fixed:
         parser.error("--size and --fixed name the size twice; give one of them")
+    if known.self_adapting and known.precision != "fp32":
+        parser.error("--self-adapting needs fp32: other precisions have BatchNorm folded into their weights")
     for key, value in {"arch": known.arch, "num_classes": known.num_classes}.items():
         overrides += [f"--model.{key}", value] if value else []
     return Options(
@@ -269,6 +284,7 @@ def parse(argv: Sequence[str]) -> Options:
         size=known.fixed or known.size,
         fixed=known.fixed is not None,
         logits=known.logits,
+        self_adapting=known.self_adapting,
         precision=known.precision,
         frames=known.frames,
         labels=known.labels,

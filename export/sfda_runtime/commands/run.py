@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfda_runtime import measure, pictures
+from sfda_runtime.adaptive import AdaptiveSegmenter
 from sfda_runtime.commands import options
 from sfda_runtime.errors import InputError, ModelError, UsageError
 from sfda_runtime.files import Lines, make_output, to_json, write_whole
@@ -63,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="refuse a picture from its N-th repetition on; 0 never (default: 30)",
     )
+    parser.add_argument("--adapt", action="store_true", help="let the model follow the frames (model_adaptive.onnx)")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="with --adapt: go on from this state, where it exists; left at the end",
+    )
     parser.add_argument("--max-bad-share", type=options.share, default=0.1, help="more is exit 5 (default: 0.1)")
     parser.add_argument("--max-late-share", type=options.share, default=0.1, help="more is exit 6 (default: 0.1)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -72,18 +80,8 @@ def execute(args: argparse.Namespace) -> int:
     """Run `sfda-infer run`. Whatever ends it, frames.jsonl tells what was done."""
     saved = _pictures(args.save)
     deadline = args.deadline_ms or (1e3 / args.fps if args.fps else None)
-    segmenter = Segmenter.load(
-        args.model,
-        diagnostics="entropy" in saved and Path(args.model).is_dir(),
-        sha256=args.sha256,
-        session=options.session_options(args),
-        deadline_ms=deadline,
-        on_error=args.on_error,
-        max_age_frames=args.max_age,
-        label_size=args.label_size,
-        limits=Limits(frozen_after=args.frozen_after),
-    )
-    if "entropy" in saved and segmenter.card.graph != "diagnostics":
+    segmenter = load_segmenter(args, saved, deadline)
+    if "entropy" in saved and segmenter.card.graph not in ("diagnostics", "adaptive"):
         raise UsageError(f"{args.model} has no entropy; name the bundle's folder or its model_diag.onnx")
     import_module("PIL.Image")  # now, not within the first frame's time
     arrivals = _arrivals(args.source, args.fps, args.max_frames)
@@ -98,6 +96,8 @@ def execute(args: argparse.Namespace) -> int:
             tally.add(result, arrival.dropped)
     finally:
         lines.close()
+        if isinstance(segmenter, AdaptiveSegmenter) and args.state is not None:
+            segmenter.save_state(args.state)
     summary = {
         **measure.describe_session(segmenter.model, args.threads, args.spinning),
         "source": args.source,
@@ -108,6 +108,30 @@ def execute(args: argparse.Namespace) -> int:
     write_whole(output / "summary.json", to_json(summary).encode())
     print(to_json(summary) if args.json else tally.text(output))
     return tally.exit_code(args.max_bad_share, args.max_late_share)
+
+
+def load_segmenter(args: argparse.Namespace, saved: set[str], deadline: float | None) -> Segmenter:
+    """The bundle's labels or diagnostics graph, or with --adapt its self-adapting one, at the state of --state."""
+    settings: dict[str, Any] = {
+        "sha256": args.sha256,
+        "session": options.session_options(args),
+        "deadline_ms": deadline,
+        "on_error": args.on_error,
+        "max_age_frames": args.max_age,
+        "label_size": args.label_size,
+        "limits": Limits(frozen_after=args.frozen_after),
+    }
+    if not args.adapt:
+        if args.state is not None:
+            raise UsageError("--state is the state of a self-adapting model: add --adapt")
+        diagnostics = "entropy" in saved and Path(args.model).is_dir()
+        return Segmenter.load(args.model, diagnostics=diagnostics, **settings)
+    segmenter = AdaptiveSegmenter.load(args.model, **settings)
+    if args.state is not None and args.state.exists():
+        segmenter.load_state(args.state)
+    elif args.state is not None and not args.state.parent.is_dir():
+        raise UsageError(f"the state cannot be written to {args.state}: there is no folder {args.state.parent}")
+    return segmenter
 
 
 def segment(segmenter: Segmenter, arrival: Arrival) -> tuple[NDArray[Any] | None, Result]:
@@ -164,7 +188,7 @@ class Tally:
         self.dropped += dropped
         if result.fault is not None:
             self.fault[result.fault] += 1
-        if result.fault in (None, Status.DEADLINE_MISS):
+        if result.fault in (None, Status.DEADLINE_MISS, Status.STATE_REJECTED):
             self.latencies.append(result.latency_ms)
 
     @property
