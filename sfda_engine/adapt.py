@@ -205,8 +205,9 @@ def evaluate_all(
         models[name] = (shipped, adapted_info)
     size = config.target.size
     images = open_evaluate(config.evaluate, num_classes=info.num_classes, size=size)
+    subset, as_deployed = config.evaluate.subset, config.evaluate.as_deployed
     return {
-        name: evaluate_images(model, described, images, size, accelerator, config.evaluate.subset)
+        name: evaluate_images(model, described, images, size, accelerator, subset, as_deployed=as_deployed)
         for name, (model, described) in models.items()
     }
 

@@ -117,6 +117,8 @@ class EvaluateConfig:
     """Use only this many frames. null = all of a folder, the default number of scenes."""
     subset: tuple[str, ...] | None = None
     """Names of the classes that the mean is taken over. null = every class with a labelled pixel."""
+    as_deployed: bool = False
+    """Score also what the vehicle writes: labels at target.size, by nearest to the frame (as --as-deployed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
