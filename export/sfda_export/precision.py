@@ -1,7 +1,7 @@
 """A float32 ONNX file in fewer bits: float16 for GPUs, INT8 for processors with VNNI instructions and for TensorRT.
 
-Both leave preprocessing and read-out in float32: exposure is a chain of logarithms and powers to which 8 bits, or 11,
-are not enough, and it is a small part of the time.
+Both leave preprocessing in float32: exposure is a chain of logarithms and powers to which 8 bits, or 11, are not
+enough, and it is a small part of the time. INT8 leaves the read-out alone too: upsampling, argmax, entropy.
 """
 
 from __future__ import annotations

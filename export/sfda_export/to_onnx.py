@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
@@ -30,8 +31,11 @@ from sfda_engine.errors import UserError
 from sfda_export import frames as trial
 from sfda_export.bundle import check_output, new_bundle, write_golden, write_manifest
 from sfda_export.graph import OUTPUTS, DeployGraph
+from sfda_export.latency import eager, latency_card, onnx_file
 from sfda_export.onnx_file import OPSETS, export_onnx
 from sfda_export.parity import PROVIDER, ParityError, Tolerance, card_of, float32_tolerance, gate
+from sfda_export.precision import read_card
+from sfda_export.reduce import CALIBRATION_FRAMES, TOLERANCES, check_drop, reduce_files
 from sfda_export.reference import Frames, engine_logits
 from sfda_export.run import SMALLEST, Exportable, check_size, describe, open_run
 from sfda_export.shipped import check_read_out, miou_difference
@@ -40,19 +44,6 @@ from sfda_runtime.card import Card, Graph, Precision
 
 log = logging.getLogger(__name__)
 FILES: dict[Graph, str] = {"labels": "model.onnx", "diagnostics": "model_diag.onnx", "logits": "model_logits.onnx"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a precision is made and judged."""
-
-    tolerance: Callable[[nn.Module], Tolerance]
-    """Limits of the gate for a network."""
-    convert: Callable[[Path, Sequence[Image.Image]], dict[str, Any]] | None = None
-    """Rewrites the float32 files of a folder in place, given frames to calibrate on; returns the calibration card."""
-
-
-RECIPES: dict[Precision, Recipe] = {"fp32": Recipe(float32_tolerance)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +77,24 @@ def to_onnx(options: Options, console: Console) -> None:
         check_other_size(model, other)
     frames = read_frames(options, config, size)
     batches = trial.gate_batches(frames, other)
-    recipe = RECIPES[options.precision]
+    tolerance = float32_tolerance(model) if options.precision == "fp32" else TOLERANCES[options.precision]
     with new_bundle(options.output) as folder:
         card = export_graphs(exportable, size, folder, options, console)
+        timed = {"pytorch": eager(deploy_graph(exportable, "labels")), "fp32": onnx_file(folder / FILES["labels"])}
         calibration = None
-        if recipe.convert is not None:
+        if options.precision != "fp32":
             with stage(console, f"converting to {options.precision}"):
-                calibration = recipe.convert(folder, frames)
+                calibrate_on = read_frames(options, config, size, CALIBRATION_FRAMES)
+                calibration = reduce_files(folder, options.precision, calibrate_on)
+            card = read_card(folder / FILES["labels"])
+            timed[options.precision] = onnx_file(folder / FILES["labels"])
         with stage(console, f"comparing with the engine on {len(frames)} frames"):
-            parity = prove(exportable, folder, batches, recipe.tolerance(model))
+            parity = prove(exportable, folder, batches, tolerance)
+            parity["latency"] = latency_card(timed, np.array(frames[0])[None])
         with stage(console, "reading labels for the report"):
             parity["miou"] = score(exportable, folder, size, options)
+        if options.precision != "fp32":
+            check_drop(parity["miou"], options.precision)
         golden = write_golden(folder, frames, card.palette)
         if not options.logits:
             (folder / FILES["logits"]).unlink()
@@ -104,11 +102,13 @@ def to_onnx(options: Options, console: Console) -> None:
     summarize(options.output, card, parity, console)
 
 
-def read_frames(options: Options, config: Config | None, size: tuple[int, int]) -> list[Image.Image]:
-    """The frames to compare on. UserError where there are none, or where the run's own are not on this machine."""
+def read_frames(
+    options: Options, config: Config | None, size: tuple[int, int], count: int = trial.COUNT
+) -> list[Image.Image]:
+    """Frames to compare or calibrate on. UserError where there are none, or where the run's own are not here."""
     target = trial.target_of(options.frames, config.target if config else None)
     try:
-        return trial.read_frames(target, size)
+        return trial.read_frames(target, size, count)
     except UserError as error:
         if options.frames is not None:
             raise
@@ -134,7 +134,7 @@ def export_graphs(
     for graph, name in FILES.items():
         with stage(console, f"exporting {name}"):
             cards[graph] = export_onnx(
-                DeployGraph(exportable.model, exportable.info.normalization, exportable.info.exposure, graph),
+                deploy_graph(exportable, graph),
                 (example,),
                 folder / name,
                 input_names=["frames"],
@@ -144,6 +144,11 @@ def export_graphs(
                 opset=options.opset,
             )
     return cards["labels"]
+
+
+def deploy_graph(exportable: Exportable, graph: Graph) -> DeployGraph:
+    """The module that is exported."""
+    return DeployGraph(exportable.model, exportable.info.normalization, exportable.info.exposure, graph)
 
 
 def prove(exportable: Exportable, folder: Path, batches: Sequence[Frames], tolerance: Tolerance) -> dict[str, Any]:
@@ -183,15 +188,20 @@ def score(exportable: Exportable, folder: Path, size: tuple[int, int], options: 
 def summarize(output: Path, card: Card, parity: dict[str, Any], console: Console) -> None:
     """One table: what was written and how it compares."""
     figures, read_out, miou = parity["logits"]["figures"], parity["read_out"], parity["miou"]
+    noise = ", ".join(f"{figures[f'noise_{q}']:.2f}" for q in ("p50", "p90", "p999"))
+    reduced = card.precision != "fp32"
     rows = {
         "model": f"{card.arch}, {len(card.classes)} classes, {card.precision}, exposure {card.exposure}",
         "frames": f"{card.size[0]}x{card.size[1]}" + (", fixed" if card.fixed else ", batch and size dynamic"),
         "opset, IR": f"{card.opset}, {card.ir}",
-        "noise ratio p50, p90, p99.9": ", ".join(f"{figures[f'noise_{q}']:.2f}" for q in ("p50", "p90", "p999")),
+        "error p99.9 / s" if reduced else "noise ratio p50, p90, p99.9": f"{figures['error_p999']:.4f}"
+        if reduced
+        else noise,
         "labels equal to float64's": f"{figures['agreement']:.4f} %",
         "the same at margin > 0.1 s": f"{figures['agreement_margin_01']:.4f} %",
         "confidence, entropy within 1/255": f"{read_out['confidence']:.4f} %, {read_out['entropy']:.4f} %",
         "mIoU engine, ONNX": f"{miou['engine']:.2f}, {miou['onnx']:.2f}" if miou else "no labels",
+        "time to PyTorch's": ", ".join(f"{name} {ratio:.2f}" for name, ratio in parity["latency"]["ratio"].items()),
     }
     table = Table(title=f"bundle {output}", show_header=False)
     for name, value in rows.items():
@@ -240,7 +250,7 @@ def parse(argv: Sequence[str]) -> Options:
         "--fixed", metavar="WxH", type=size_text, help="one frame of this size only, as TensorRT likes it"
     )
     parser.add_argument("--logits", action="store_true", help="ship model_logits.onnx too")
-    parser.add_argument("--precision", choices=list(RECIPES), default="fp32", help="default %(default)s")
+    parser.add_argument("--precision", choices=["fp32", *TOLERANCES], default="fp32", help="default %(default)s")
     parser.add_argument(
         "--frames",
         metavar="DIR",
@@ -250,7 +260,7 @@ def parse(argv: Sequence[str]) -> Options:
         "--labels",
         metavar="DIR",
         help="folder with images/ and labels/ to report the mIoU of both sides on; default: the run's evaluation set. "
-        "Labels are reported on, never used",
+        "Labels are reported on, and refuse an fp16 or INT8 file that loses too much; nothing is fitted to them",
     )
     parser.add_argument("--arch", help="architecture of weights that do not say it, as in sfda_engine.evaluate")
     parser.add_argument("--num-classes", metavar="K", help="their number of classes")

@@ -20,7 +20,10 @@ from sfda_engine.errors import UserError
 from sfda_engine.models.weights import build_from_weights
 from sfda_export.graph import DeployGraph
 from sfda_export.onnx_file import export_onnx
+from sfda_export.parity import ParityError, float32_tolerance, gate
 from sfda_export.precision import parts_of, read_card, reduce_precision
+from sfda_export.reduce import TOLERANCES
+from sfda_export.reference import engine_logits
 from sfda_runtime.card import Card
 
 SIZE = (128, 96)
@@ -182,6 +185,25 @@ def test_int8_weights_are_the_float_ones_rounded_channel_by_channel(fp32: Path, 
         np.testing.assert_allclose(scale, np.abs(weight).max((1, 2, 3)) / 127, rtol=1e-5)
         assert (np.abs(weight - quantized * scale[:, None, None, None]) <= 0.501 * scale[:, None, None, None]).all()
         assert arrays[makers[layer.input[0]].input[2]].dtype == np.uint8
+
+
+def test_the_gate_takes_both_and_refuses_int8_that_was_calibrated_in_the_dark(
+    fp32: Path, fp16: Path, int8: Path, frames: list[Frame], tmp_path: Path
+) -> None:
+    model, info = build_from_weights(resolve_weights("package:demo_source"))
+    info = dataclasses.replace(info, exposure="gamma")
+    reference, exact = (engine_logits(model, info, dtype) for dtype in (torch.float32, torch.float64))
+    batches = [np.stack(frames[6:8]), *(frame[None] for frame in frames[8:])]
+    for precision, path in (("fp16", fp16), ("int8", int8)):
+        gate(reference, exact, path, batches, TOLERANCES[precision])  # type: ignore[index]
+        with pytest.raises(ParityError, match="noise_p50"):
+            gate(reference, exact, path, batches, float32_tolerance(model))
+    with pytest.raises(ParityError, match="error_p999"):
+        gate(reference, exact, int8, batches, TOLERANCES["fp16"])
+    dark = [np.zeros_like(frames[0])] * 2
+    reduce_precision(fp32, tmp_path / "dark.onnx", "int8", dark)
+    with pytest.raises(ParityError, match="agreement_margin_1"):
+        gate(reference, exact, tmp_path / "dark.onnx", batches, TOLERANCES["int8"])
 
 
 def test_a_network_of_one_layer_has_nothing_to_quantize(tmp_path: Path, fp32: Path) -> None:
