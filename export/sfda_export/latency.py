@@ -8,22 +8,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from sfda_export.parity import PROVIDER, open_session
 from sfda_export.reference import Frames
 
 ROUNDS = 30
-Runner = Callable[[Frames], Any]
-"""Frames uint8 (N, H, W, 3) -> labels."""
+Runner = Callable[[Frames], NDArray[np.uint8]]
+"""Frames uint8 (N, H, W, 3) RGB -> labels (N, H, W)."""
 
 
 def eager(graph: nn.Module) -> Runner:
     """The module that was exported, in PyTorch."""
 
     @torch.inference_mode()
-    def run(frames: Frames) -> Any:
+    def run(frames: Frames) -> NDArray[np.uint8]:
         return graph(torch.from_numpy(frames))[0].numpy()
 
     return run
@@ -32,7 +34,7 @@ def eager(graph: nn.Module) -> Runner:
 def onnx_file(path: Path) -> Runner:
     """An exported file. It is read here: what later becomes of the file does not matter."""
     session = open_session(path)
-    return lambda frames: session.run(["labels"], {"frames": frames})
+    return lambda frames: session.run(["labels"], {"frames": frames})[0]
 
 
 def latency_card(runners: Mapping[str, Runner], frames: Frames) -> dict[str, Any]:
