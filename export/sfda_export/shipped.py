@@ -68,7 +68,6 @@ def miou_difference(
     images: LabelledImages,
     size: tuple[int, int],
     names: tuple[str, ...],
-    subset: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """mIoU in percent of the engine and of the labels file on labelled frames: reported, never decided upon.
 
@@ -89,5 +88,5 @@ def miou_difference(
             own_size = Image.fromarray(labels).resize(truth.shape[::-1], Image.Resampling.NEAREST)
             counts = confusion_of(np.asarray(own_size), truth, len(names))
             totals[side] = counts if index == 0 else totals[side] + counts
-    engine, onnx = (scores_of(totals[side], names, subset).miou for side in ("engine", "onnx"))
+    engine, onnx = (scores_of(totals[side], names).miou for side in ("engine", "onnx"))
     return {"engine": engine, "onnx": onnx, "difference": onnx - engine, "frames": count}

@@ -26,6 +26,7 @@ from torch import nn
 
 from sfda_engine.build import check_forward
 from sfda_engine.config import Config
+from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_export import frames as trial
@@ -76,6 +77,7 @@ def to_onnx(options: Options, console: Console) -> None:
     if other is not None:
         check_other_size(model, other)
     frames = read_frames(options, config, size)
+    labels = labelled(options, exportable, size)
     batches = trial.gate_batches(frames, other)
     tolerance = float32_tolerance(model) if options.precision == "fp32" else TOLERANCES[options.precision]
     with new_bundle(options.output) as folder:
@@ -91,8 +93,11 @@ def to_onnx(options: Options, console: Console) -> None:
         with stage(console, f"comparing with the engine on {len(frames)} frames"):
             parity = prove(exportable, folder, batches, tolerance)
             parity["latency"] = latency_card(timed, np.array(frames[0])[None])
-        with stage(console, "reading labels for the report"):
-            parity["miou"] = score(exportable, folder, size, options)
+        parity["miou"] = None
+        if labels is not None:
+            with stage(console, f"reporting mIoU on {len(labels)} labelled frames"):
+                names, reference = info.class_names, engine_logits(model, info, torch.float32)
+                parity["miou"] = miou_difference(reference, folder / FILES["labels"], labels, size, names)
         if options.precision != "fp32":
             check_drop(parity["miou"], options.precision)
         golden = write_golden(folder, frames, card.palette)
@@ -168,21 +173,16 @@ def prove(exportable: Exportable, folder: Path, batches: Sequence[Frames], toler
     }
 
 
-def score(exportable: Exportable, folder: Path, size: tuple[int, int], options: Options) -> dict[str, Any] | None:
-    """mIoU of engine and file where labels exist, for the report alone; None where there are none."""
-    info, configured = exportable.info, exportable.config.evaluate if exportable.config else None
+def labelled(options: Options, exportable: Exportable, size: tuple[int, int]) -> LabelledImages | None:
+    """Labelled frames for the report, None where there are none; a run's own may have stayed on another machine."""
+    configured = exportable.config.evaluate if exportable.config else None
     try:
-        images = trial.labelled(options.labels, configured, info.num_classes, size)
+        return trial.labelled(options.labels, configured, exportable.info.num_classes, size)
     except UserError as error:
         if options.labels is not None:
             raise
         log.warning("mIoU is not reported: the run's evaluation set cannot be read (%s)", error)
         return None
-    if images is None:
-        return None
-    reference = engine_logits(exportable.model, info, torch.float32)
-    subset = configured.subset if configured and options.labels is None else None
-    return miou_difference(reference, folder / FILES["labels"], images, size, info.class_names, subset)
 
 
 def summarize(output: Path, card: Card, parity: dict[str, Any], console: Console) -> None:
