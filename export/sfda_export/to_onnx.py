@@ -214,8 +214,10 @@ def summarize(output: Path, card: Card, parity: dict[str, Any], console: Console
 
 @contextmanager
 def stage(console: Console, what: str) -> Iterator[None]:
-    """A spinner in a terminal, and a line with the seconds it took."""
+    """A spinner in a terminal, a line elsewhere; then a line with the seconds it took."""
     started = time.monotonic()
+    if not console.is_terminal:
+        console.print(f"{what} ...", highlight=False, soft_wrap=True)
     with console.status(what):
         yield
     console.print(f"{what}: {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)

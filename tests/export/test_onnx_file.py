@@ -101,6 +101,18 @@ def test_frames_of_any_number_and_size(exported: Path) -> None:
         assert np.array_equal(session.run(None, {"frames": frames})[0], expected)
 
 
+def test_onnxruntime_keeps_the_test_for_logits_that_are_not_finite(exported: Path, tmp_path: Path) -> None:
+    export_small(tmp_path / "net.onnx", "Overflowing")
+    frames = np.random.default_rng(0).integers(0, 200, (3, 32, 48, 3), dtype=np.uint8)
+    frames[1, 0, 0] = 255
+    labels, expected = (
+        onnxruntime.InferenceSession(path).run(None, {"frames": frames})[0]
+        for path in (tmp_path / "net.onnx", exported)
+    )
+    assert (labels[1] == 255).all()
+    assert np.array_equal(labels[[0, 2]], expected[[0, 2]])
+
+
 def test_a_fixed_graph_takes_its_own_size_only(tmp_path: Path) -> None:
     export_small(tmp_path / "net.onnx", fixed=True)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")

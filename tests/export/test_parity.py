@@ -17,10 +17,11 @@ from torch import nn
 
 from sfda_engine.data.classes import CLASS_SETS
 from sfda_engine.data.datasets import SceneLabelled
+from sfda_engine.errors import UserError
 from sfda_engine.models.batch_norm import batch_norm_layers
 from sfda_engine.models.segnet import SegNet
 from sfda_engine.models.streetnet import StreetNet
-from sfda_engine.models.weights import sha256_of
+from sfda_engine.models.weights import WeightsInfo, sha256_of
 from sfda_export.frames import gate_batches
 from sfda_export.graph import OUTPUTS, DeployGraph
 from sfda_export.onnx_file import export_onnx
@@ -38,6 +39,7 @@ from sfda_export.reference import Frames, Reference, engine_logits
 from sfda_export.run import Exportable, describe, open_run
 from sfda_export.shipped import check_read_out, miou_difference, softmax_levels
 from tests.export.faults import FAULTS, align_corners, with_fault
+from tests.export.user_net import small_network
 
 SIZE = (128, 96)
 GOOD = Figures(
@@ -132,6 +134,13 @@ def test_a_file_that_cannot_run_is_refused(
     path = with_fault(bundle / "model_logits.onnx", FAULTS["one_pixel"], tmp_path)  # it has 96 rows built in
     with pytest.raises(ParityError, match=r"1 frames of 40x40 .*--fixed WxH"):
         measure(*references, path, [np.zeros((1, 40, 40, 3), np.uint8)])
+
+
+def test_a_network_that_cannot_run_in_float64_is_the_users_to_change() -> None:
+    info = WeightsInfo(arch="tests.export.user_net:Float32", num_classes=4)
+    exact = engine_logits(small_network("Float32"), info, torch.float64)
+    with pytest.raises(UserError, match=r"cannot run in torch.float64.*type of its input"):
+        exact(np.zeros((1, 32, 48, 3), np.uint8))
 
 
 def test_labels_that_do_not_follow_from_the_logits_are_refused(

@@ -47,6 +47,14 @@ class OneSize(Net):
         return {"out": self.head(self.body(images)) + self.position}
 
 
+class Overflowing(Net):
+    """A white pixel makes a logit infinite; other frames are as in Net."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        excess = (images[:, :1, ::2, ::2] - 2.0).relu()
+        return {"out": self.head(self.body(images)) + excess * 3e38 * 10}
+
+
 class Float32(Net):
     """Makes a float32 tensor whatever the type of its input."""
 
