@@ -94,7 +94,8 @@ def parts_of(graph: onnx.GraphProto) -> Parts:
 def to_fp16(path: Path) -> onnx.ModelProto:
     """The model with float16 weights and arithmetic behind its preprocessing; inputs and outputs keep their types.
 
-    For CUDA and TensorRT: a CPU computes it in float32 all the same.
+    For CUDA and TensorRT: a CPU computes it in float32 all the same, and rounds only one side of the comparisons by
+    which SegNet unpools, so that the gate refuses a SegNet in float16.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
