@@ -15,7 +15,7 @@ def plot(path: Path) -> Path | None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in read_csv(path) if row.p50_ms is not None and row.direction in ("both", "step")]
+    rows = [row for row in read_csv(path) if row.p50_ms is not None and row.direction not in ("forward", "backward")]
     if not rows:
         return None
     cases = list(dict.fromkeys(_case(row) for row in rows))

@@ -21,11 +21,11 @@ class Row:
     """One measurement. A number that was not taken, or that makes no sense here, is None; `note` says why."""
 
     op: str
-    """Operator, or adapt_step."""
+    """Operator, adapt_step or inference."""
     provider: str
     """Which implementation: eager fp32, eager bf16, torch.compile, ours, naive, engine, ..."""
     direction: str
-    """What is timed: forward, backward, both, or step."""
+    """What is timed: forward, backward, both, step, or frame to labels."""
     shape: str
     """Sizes in words, B batch, C channels, N positions."""
     dtype: str
@@ -45,9 +45,10 @@ class Row:
     floor_share: float | None = None
     """floor_ms / p50_ms: 1 is the floor itself."""
     max_error: float | None = None
-    """Largest relative L2 error over outputs and gradients (over terms of a step) against the reference."""
+    """Largest relative L2 error over outputs and gradients (over terms of a step) against the reference; of labels the
+    share that differs."""
     images_per_second: float | None = None
-    """Target frames a second, for a step."""
+    """Frames a second, for a step or an inference."""
     note: str = ""
     """Why numbers are missing."""
     device: str = ""

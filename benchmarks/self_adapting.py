@@ -30,8 +30,9 @@ from sfda_engine.config import EvaluateConfig
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.evaluate import scores_of
 from sfda_engine.models.weights import build_from_weights, save_weights
+from sfda_export.options import Options
 from sfda_export.parity import confusion_of
-from sfda_export.to_onnx import Options, to_onnx
+from sfda_export.to_onnx import to_onnx
 from sfda_runtime import Adaptation, AdaptiveSegmenter, Bounds, Segmenter, Status
 from sfda_runtime.adaptive import AdaptiveNetwork
 from sfda_runtime.card import Graph
@@ -82,9 +83,9 @@ def with_gamma(weights: Path, folder: Path) -> Path:
     return path
 
 
-def read_stream(config: EvaluateConfig, classes: int, size: tuple[int, int]) -> Stream:
+def read_stream(config: EvaluateConfig, class_names: tuple[str, ...], size: tuple[int, int]) -> Stream:
     """The labelled frames of a data set; folders by sorted name."""
-    images = open_evaluate(config, num_classes=classes, size=size)
+    images = open_evaluate(config, class_names=class_names, size=size)
     return [(np.asarray(images.image(i)), np.asarray(images.label(i))) for i in range(len(images))]
 
 
@@ -123,7 +124,8 @@ def score(bundle: Path, name: str, stream: str, frames: Stream, settings: tuple[
 def scene_streams(count: int | None, size: tuple[int, int]) -> dict[str, Stream]:
     """One stream a domain, and one that changes from each to the next, half as long in each."""
     streams = {
-        domain: read_stream(EvaluateConfig(dataset="scenes", split=domain, frames=count), 0, size) for domain in DOMAINS
+        domain: read_stream(EvaluateConfig(dataset="scenes", split=domain, frames=count), (), size)
+        for domain in DOMAINS
     }
     half = len(streams["day"]) // 2
     streams["changing"] = list(itertools.chain.from_iterable(streams[domain][:half] for domain in DOMAINS))
@@ -260,7 +262,7 @@ def main(argv: list[str] | None = None) -> list[Score]:
             adapted_demo["demo, adapted"] = bundle
         card = Segmenter.load(bundles["source"]).card
         data = EvaluateConfig(dataset="folder", root=str(arguments.data), frames=4 if arguments.quick else None)
-        frames = read_stream(data, len(card.classes), card.size)
+        frames = read_stream(data, card.classes, card.size)
         streams = scene_streams(4 if arguments.quick else None, Segmenter.load(demo).card.size)
         scores = []
         for one in itertools.chain(

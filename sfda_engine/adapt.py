@@ -209,8 +209,9 @@ def evaluate_all(
         models[name] = (shipped, adapted_info)
     size = config.target.size
     images = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
+    subset, as_deployed = config.evaluate.subset, config.evaluate.as_deployed
     return {
-        name: evaluate_images(model, described, images, size, accelerator, config.evaluate.subset)
+        name: evaluate_images(model, described, images, size, accelerator, subset, as_deployed=as_deployed)
         for name, (model, described) in models.items()
     }
 
@@ -257,8 +258,9 @@ def finish(
 
 def export_bundle(folder: Path) -> None:
     """`run.export`: the adapted model as ONNX in `bundle`. Raises ExportError where the files are not the model."""
-    exporter = import_module("sfda_export.to_onnx")  # by name: the engine runs without its deployment side
-    exporter.to_onnx(exporter.Options(run=str(folder), output=folder / "bundle"), Console(stderr=True))
+    # by name: the engine runs without its deployment side
+    options = import_module("sfda_export.options").Options(run=str(folder), output=folder / "bundle")
+    import_module("sfda_export.to_onnx").to_onnx(options, Console(stderr=True))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -137,6 +137,8 @@ class EvaluateConfig:
     subset: tuple[str, ...] | None = None
     """Names of the classes that the mean is taken over, or of class sets ([synthia16], [cityscapes13]).
     null = every class with a labelled pixel."""
+    as_deployed: bool = False
+    """Score also what the vehicle writes: labels at target.size, by nearest to the frame (as --as-deployed)."""
 
 
 @dataclass(frozen=True, kw_only=True)

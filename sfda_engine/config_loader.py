@@ -25,7 +25,8 @@ from sfda_engine.files import write_text
 from sfda_engine.presets import PRESETS
 
 PACKAGE = Path(__file__).parent
-FLAGS = {"-h", "--help", "--print_config", "--dry-run"}
+SWITCHES = {"--dry-run": "run.dry_run", "--as-deployed": "evaluate.as_deployed"}
+FLAGS = {"-h", "--help", "--print_config", *SWITCHES}
 Entry = tuple[str, str, str]  # dotted key, text of its value, where it was found
 
 
@@ -48,7 +49,7 @@ def load_config(config: str | Path | None = None, overrides: Sequence[str] = (),
 
 
 def parse_command(argv: Sequence[str] | None, prog: str, description: str, default_config: str) -> Config:
-    """The configuration of a command line (None = the process's own): --config, --SECTION.KEY, --dry-run.
+    """The configuration of a command line (None = the process's own): --config, --SECTION.KEY, SWITCHES.
 
     --help and --print_config print and leave with SystemExit(0). Raises UserError as `load_config` does.
     """
@@ -57,8 +58,7 @@ def parse_command(argv: Sequence[str] | None, prog: str, description: str, defau
         _parser(prog, f"{description} Without --config: {default_config}.").print_help()
         raise SystemExit(0)
     entries = list(_override_entries(token for token in argv if token not in FLAGS))
-    if "--dry-run" in argv:
-        entries.append(("run.dry_run", "true", "the command line"))
+    entries += [(key, "true", "the command line") for switch, key in SWITCHES.items() if switch in argv]
     named = [text for key, text, _ in entries if key == "config"]
     config = _load(named[-1] if named else default_config, (e for e in entries if e[0] != "config"))
     if "--print_config" in argv:
@@ -238,6 +238,7 @@ def _parser(prog: str | None = None, description: str = "") -> ArgumentParser:
     parser.add_argument("--config", help=f"YAML file or the bare name of a shipped config: {names}.")
     parser.add_argument("--print_config", action="store_true", help="Print the resolved YAML and exit.")
     parser.add_argument("--dry-run", action="store_true", help="Check everything, train nothing.")
+    parser.add_argument("--as-deployed", action="store_true", help="Score also what the vehicle writes.")
     groups = {
         name: parser.add_argument_group(f"{name}{' (optional)' if section.optional else ''}", section.doc)
         for name, section in SECTIONS.items()

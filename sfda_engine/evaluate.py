@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sfda_engine.config_loader import parse_command, require_data, resolve_weigh
 from sfda_engine.data.classes import expand_subset
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.folder import IGNORE
+from sfda_engine.data.images import resize_labels
 from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
@@ -45,11 +47,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores at the labels' own size and at the size that the model sees, over `frames` frames."""
+    """Scores over `frames` frames: logits upsampled to the labels' own size, and to the size that the model sees.
+
+    `as_deployed`, where it was asked for: labels decided at the size that the model sees, then brought to the labels'
+    own size by nearest neighbor, as the runtime writes them.
+    """
 
     own_size: Scores
     training_size: Scores
     frames: int
+    as_deployed: Scores | None = None
 
 
 def check_subset(subset: tuple[str, ...] | None, names: tuple[str, ...]) -> None:
@@ -94,14 +101,21 @@ def collate(items: list[LabelledItem]) -> dict[str, Any]:
 
 @torch.no_grad()
 def confusion_counts(
-    model: nn.Module, preprocess: Preprocess, loader: DataLoader, classes: int, accelerator: Accelerator
+    model: nn.Module,
+    preprocess: Preprocess,
+    loader: DataLoader,
+    classes: int,
+    accelerator: Accelerator,
+    *,
+    as_deployed: bool = False,
 ) -> tuple[Tensor, int]:
     """Confusion counts (2, K, K) int64 at the labels' own size and at the images', and the number of frames.
 
-    Counts are kept per image and gathered over processes, so that padding of the last batch is not counted twice.
+    `as_deployed` appends a third one, see `Evaluation`. Counts are kept per image and gathered over processes, so that
+    padding of the last batch is not counted twice.
     """
     model.eval()
-    totals = torch.zeros(2, classes, classes, dtype=torch.int64)
+    totals = torch.zeros(2 + as_deployed, classes, classes, dtype=torch.int64)
     frames = 0
     for batch in loader:
         images, labels = batch["images"], batch["labels"]
@@ -109,7 +123,7 @@ def confusion_counts(
             logits = model(preprocess(images)).logits.float()
         counts = torch.stack(
             [
-                _image_counts(one[None], label, images.shape[-2:], classes)
+                _image_counts(one[None], label, images.shape[-2:], classes, as_deployed)
                 for one, label in zip(logits, labels, strict=True)
             ]
         )
@@ -119,19 +133,17 @@ def confusion_counts(
     return totals, frames
 
 
-def _image_counts(logits: Tensor, label: Tensor, size: torch.Size, classes: int) -> Tensor:
+def _image_counts(logits: Tensor, label: Tensor, size: torch.Size, classes: int, as_deployed: bool) -> Tensor:
     label = label.to(logits.device)
     small = functional.interpolate(label[None, None].float(), tuple(size), mode="nearest-exact")[0, 0].long()
+    own, seen = (upsample(logits, (truth.shape[0], truth.shape[1])).argmax(1)[0] for truth in (label, small))
+    pairs = [(own, label), (seen, small)]
+    if as_deployed:
+        pairs.append((resize_labels(seen, (label.shape[1], label.shape[0])), label))
     return torch.stack(
         [
-            multiclass_confusion_matrix(
-                upsample(logits, (truth.shape[0], truth.shape[1])).argmax(1),
-                truth[None],
-                classes,
-                ignore_index=IGNORE,
-                validate_args=False,
-            )
-            for truth in (label, small)
+            multiclass_confusion_matrix(prediction, truth, classes, ignore_index=IGNORE, validate_args=False)
+            for prediction, truth in pairs
         ]
     )
 
@@ -145,7 +157,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Score a segmenter on labelled frames resized to `size` (width, height). Raises UserError on bad labels."""
     images = open_evaluate(config, class_names=info.class_names, size=size)
-    return evaluate_images(model, info, images, size, accelerator, config.subset)
+    return evaluate_images(model, info, images, size, accelerator, config.subset, as_deployed=config.as_deployed)
 
 
 def evaluate_images(
@@ -155,15 +167,16 @@ def evaluate_images(
     size: tuple[int, int],
     accelerator: Accelerator,
     subset: tuple[str, ...] | None = None,
+    *,
+    as_deployed: bool = False,
 ) -> Evaluation:
     """Score a segmenter on an opened data set, preprocessed as `info` says."""
     loader = DataLoader(EvaluationFrames(images, size=size), batch_size=8, collate_fn=collate)
     preprocess = Preprocess(info.normalization, info.exposure).to(accelerator.device)
-    counts, frames = confusion_counts(
-        model.to(accelerator.device), preprocess, accelerator.prepare(loader), info.num_classes, accelerator
-    )
-    own, training = (scores_of(confusion, info.class_names, subset) for confusion in counts)
-    return Evaluation(own, training, frames)
+    model, loader = model.to(accelerator.device), accelerator.prepare(loader)
+    counts, frames = confusion_counts(model, preprocess, loader, info.num_classes, accelerator, as_deployed=as_deployed)
+    own, training, *deployed = (scores_of(confusion, info.class_names, subset) for confusion in counts)
+    return Evaluation(own, training, frames, *deployed)
 
 
 def evaluate(config: Config) -> Evaluation:
@@ -183,6 +196,7 @@ def evaluate(config: Config) -> Evaluation:
 
 def as_json(result: Evaluation) -> dict[str, Any]:
     """An evaluation as strict JSON."""
+    deployed = result.as_deployed
     return {
         "miou": result.own_size.miou,
         "miou_training_size": result.training_size.miou,
@@ -190,7 +204,7 @@ def as_json(result: Evaluation) -> dict[str, Any]:
         "mean_pixel_accuracy": result.own_size.mean_pixel_accuracy,
         "iou": result.own_size.iou,
         "evaluated_frames": result.frames,
-    }
+    } | ({} if deployed is None else {"miou_as_deployed": deployed.miou})
 
 
 def print_scores(columns: dict[str, Evaluation], console: Console) -> None:
@@ -203,14 +217,24 @@ def print_scores(columns: dict[str, Evaluation], console: Console) -> None:
         values = [column.own_size.iou[name] for column in columns.values()]
         table.add_row(name, *["-" if value is None else f"{value:.1f}" for value in values])
     table.add_section()
-    for title, read in {
-        "mIoU": lambda e: e.own_size.miou,
-        "mIoU, training size": lambda e: e.training_size.miou,
-        "pixel accuracy": lambda e: e.own_size.pixel_accuracy,
-        "mean pixel accuracy": lambda e: e.own_size.mean_pixel_accuracy,
-    }.items():
-        table.add_row(title, *[f"{read(column):.2f}" for column in columns.values()])
+    rows: dict[str, Callable[[Evaluation], str]] = {
+        "mIoU": lambda e: f"{e.own_size.miou:.2f}",
+        "mIoU, as deployed (gap)": _deployed_and_gap,
+        "mIoU, training size": lambda e: f"{e.training_size.miou:.2f}",
+        "pixel accuracy": lambda e: f"{e.own_size.pixel_accuracy:.2f}",
+        "mean pixel accuracy": lambda e: f"{e.own_size.mean_pixel_accuracy:.2f}",
+    }
+    for title, cell in rows.items():
+        cells = [cell(column) for column in columns.values()]
+        if any(cells):
+            table.add_row(title, *cells)
     console.print(table)
+
+
+def _deployed_and_gap(result: Evaluation) -> str:
+    if result.as_deployed is None:
+        return ""
+    return f"{result.as_deployed.miou:.2f} ({result.as_deployed.miou - result.own_size.miou:+.2f})"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -56,9 +56,13 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def score_tables(scores: dict[str, Evaluation]) -> dict[str, Any]:
-    """miou, miou_training_size, pixel_accuracy, mean_pixel_accuracy and iou by model, in percent."""
+    """miou, miou_training_size, pixel_accuracy, mean_pixel_accuracy and iou by model, in percent.
+
+    miou_as_deployed too, where `evaluate.as_deployed` asked for it.
+    """
     own = {name: score.own_size for name, score in scores.items()}
-    return {
+    deployed = {name: score.as_deployed.miou for name, score in scores.items() if score.as_deployed is not None}
+    tables = {
         "miou": {name: score.miou for name, score in own.items()},
         "miou_training_size": {name: score.training_size.miou for name, score in scores.items()},
         "pixel_accuracy": {name: score.pixel_accuracy for name, score in own.items()},
@@ -66,6 +70,7 @@ def score_tables(scores: dict[str, Evaluation]) -> dict[str, Any]:
         "iou": {name: dataclasses.asdict(score)["iou"] for name, score in own.items()},
         "evaluated_frames": scores["source"].frames,
     }
+    return tables | ({"miou_as_deployed": deployed} if deployed else {})
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import PolynomialLR
 
 from sfda_engine.build import check_forward, fresh_segmenter, make_accelerator, precision, run_folder
 from sfda_engine.checkpoint import load_newest, save_checkpoint
-from sfda_engine.config import Config, SourceConfig
+from sfda_engine.config import Config, EvaluateConfig, SourceConfig
 from sfda_engine.config_loader import parse_command, require_data, save_config
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.data.datasets import default_classes, open_source
@@ -215,8 +215,8 @@ def validate(
     folder: Path,
 ) -> Evaluation:
     """Score the model on the validation frames and write evaluation.json."""
-    subset = config.evaluate.subset if config.evaluate is not None else None
-    result = evaluate_images(model, info, images, size, accelerator, subset)
+    wanted = config.evaluate or EvaluateConfig()
+    result = evaluate_images(model, info, images, size, accelerator, wanted.subset, as_deployed=wanted.as_deployed)
     if accelerator.is_main_process:
         write_json(folder / "evaluation.json", as_json(result))
         print_scores({"source model": result}, Console())

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from sfda_engine.build import check_forward
@@ -32,46 +28,21 @@ from sfda_export import frames as trial
 from sfda_export.adaptive_parity import add_adaptive
 from sfda_export.bundle import check_output, new_bundle, write_golden, write_manifest
 from sfda_export.graph import OUTPUTS, DeployGraph
-from sfda_export.onnx_file import OPSETS, export_onnx
+from sfda_export.latency import eager, latency_card, onnx_file
+from sfda_export.onnx_file import export_onnx
+from sfda_export.options import Options, parse
 from sfda_export.parity import PROVIDER, Tolerance, card_of, float32_tolerance, gate
+from sfda_export.precision import read_card
+from sfda_export.reduce import CALIBRATION_FRAMES, TOLERANCES, check_drop, reduce_files
 from sfda_export.reference import Frames, engine_logits
 from sfda_export.run import SMALLEST, Exportable, check_size, describe, open_run
 from sfda_export.shipped import check_read_out, miou_difference
+from sfda_export.summary import stage, summarize
 from sfda_export.unpool import size_multiple
-from sfda_runtime.card import Card, Graph, Precision
+from sfda_runtime.card import Card, Graph
 
 log = logging.getLogger(__name__)
 FILES: dict[Graph, str] = {"labels": "model.onnx", "diagnostics": "model_diag.onnx", "logits": "model_logits.onnx"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a precision is made and judged."""
-
-    tolerance: Callable[[nn.Module], Tolerance]
-    """Limits of the gate for a network."""
-    convert: Callable[[Path, Sequence[Image.Image]], dict[str, Any]] | None = None
-    """Rewrites the float32 files of a folder in place, given frames to calibrate on; returns the calibration card."""
-
-
-RECIPES: dict[Precision, Recipe] = {"fp32": Recipe(float32_tolerance)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The command line; see --help."""
-
-    run: str
-    output: Path
-    opset: int = 20
-    size: tuple[int, int] | None = None
-    fixed: bool = False
-    logits: bool = False
-    self_adapting: bool = False
-    precision: Precision = "fp32"
-    frames: str | None = None
-    labels: str | None = None
-    overrides: tuple[str, ...] = ()
 
 
 def to_onnx(options: Options, console: Console) -> None:
@@ -90,20 +61,27 @@ def to_onnx(options: Options, console: Console) -> None:
     frames = read_frames(options, config, size)
     labels = labelled(options, exportable, size)
     batches = trial.gate_batches(frames, other)
-    recipe = RECIPES[options.precision]
+    tolerance = float32_tolerance(model) if options.precision == "fp32" else TOLERANCES[options.precision]
     with new_bundle(options.output) as folder:
         card = export_graphs(exportable, size, folder, options, console)
+        timed = {"pytorch": eager(deploy_graph(exportable, "labels")), "fp32": onnx_file(folder / FILES["labels"])}
         calibration = None
-        if recipe.convert is not None:
+        if options.precision != "fp32":
             with stage(console, f"converting to {options.precision}"):
-                calibration = recipe.convert(folder, frames)
+                calibrate_on = read_frames(options, config, size, CALIBRATION_FRAMES)
+                calibration = reduce_files(folder, options.precision, calibrate_on)
+            card = read_card(folder / FILES["labels"])
+            timed[options.precision] = onnx_file(folder / FILES["labels"])
         with stage(console, f"comparing with the engine on {len(frames)} frames"):
-            parity = prove(exportable, folder, batches, recipe.tolerance(model))
+            parity = prove(exportable, folder, batches, tolerance)
+            parity["latency"] = latency_card(timed, np.array(frames[0])[None])
         parity["miou"] = None
         if labels is not None:
             with stage(console, f"reporting mIoU on {len(labels)} labelled frames"):
                 names, reference = info.class_names, engine_logits(model, info, torch.float32)
                 parity["miou"] = miou_difference(reference, folder / FILES["labels"], labels, size, names)
+        if options.precision != "fp32":
+            check_drop(parity["miou"], options.precision)
         if options.self_adapting:
             with stage(console, "exporting model_adaptive.onnx and comparing its state with torch's own update"):
                 parity["adaptive"] = add_adaptive(exportable, folder, card, batches)
@@ -114,11 +92,13 @@ def to_onnx(options: Options, console: Console) -> None:
     summarize(options.output, card, parity, console)
 
 
-def read_frames(options: Options, config: Config | None, size: tuple[int, int]) -> list[Image.Image]:
-    """The frames to compare on. UserError where there are none, or where the run's own are not on this machine."""
+def read_frames(
+    options: Options, config: Config | None, size: tuple[int, int], count: int = trial.COUNT
+) -> list[Image.Image]:
+    """Frames to compare or calibrate on. UserError where there are none, or where the run's own are not here."""
     target = trial.target_of(options.frames, config.target if config else None)
     try:
-        return trial.read_frames(target, size)
+        return trial.read_frames(target, size, count)
     except UserError as error:
         if options.frames is not None:
             raise
@@ -144,7 +124,7 @@ def export_graphs(
     for graph, name in FILES.items():
         with stage(console, f"exporting {name}"):
             cards[graph] = export_onnx(
-                DeployGraph(exportable.model, exportable.info.normalization, exportable.info.exposure, graph),
+                deploy_graph(exportable, graph),
                 (example,),
                 folder / name,
                 input_names=["frames"],
@@ -154,6 +134,11 @@ def export_graphs(
                 opset=options.opset,
             )
     return cards["labels"]
+
+
+def deploy_graph(exportable: Exportable, graph: Graph) -> DeployGraph:
+    """The module that is exported."""
+    return DeployGraph(exportable.model, exportable.info.normalization, exportable.info.exposure, graph)
 
 
 def prove(exportable: Exportable, folder: Path, batches: Sequence[Frames], tolerance: Tolerance) -> dict[str, Any]:
@@ -183,130 +168,6 @@ def labelled(options: Options, exportable: Exportable, size: tuple[int, int]) ->
             raise
         log.warning("mIoU is not reported: the run's evaluation set cannot be read (%s)", error)
         return None
-
-
-def summarize(output: Path, card: Card, parity: dict[str, Any], console: Console) -> None:
-    """One table: what was written and how it compares."""
-    figures, read_out, miou = parity["logits"]["figures"], parity["read_out"], parity["miou"]
-    rows = {
-        "model": f"{card.arch}, {len(card.classes)} classes, {card.precision}, exposure {card.exposure}",
-        "frames": f"{card.size[0]}x{card.size[1]}" + (", fixed" if card.fixed else ", batch and size dynamic"),
-        "opset, IR": f"{card.opset}, {card.ir}",
-        "noise ratio p50, p90, p99.9": ", ".join(f"{figures[f'noise_{q}']:.2f}" for q in ("p50", "p90", "p999")),
-        "labels equal to float64's": f"{figures['agreement']:.4f} %",
-        "the same at margin > 0.1 s": f"{figures['agreement_margin_01']:.4f} %",
-        "confidence, entropy within 1/255": f"{read_out['confidence']:.4f} %, {read_out['entropy']:.4f} %",
-        "mIoU engine, ONNX": f"{miou['engine']:.2f}, {miou['onnx']:.2f}" if miou else "no labels",
-    }
-    if "adaptive" in parity:
-        state = parity["adaptive"]["state"]
-        rows[f"self-adapting, {state['frames']} frames"] = f"mean off by {state['mean']:.1e} s, var {state['var']:.1e}"
-    table = Table(title=f"bundle {output}", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    table.add_section()
-    for path in sorted(output.glob("*.onnx")):
-        table.add_row(path.name, f"{path.stat().st_size / 1e6:.2f} MB")
-    console.print(table)
-
-
-@contextmanager
-def stage(console: Console, what: str) -> Iterator[None]:
-    """A spinner in a terminal, a line elsewhere; then a line with the seconds it took."""
-    started = time.monotonic()
-    if not console.is_terminal:
-        console.print(f"{what} ...", highlight=False, soft_wrap=True)
-    with console.status(what):
-        yield
-    console.print(f"{what}: {time.monotonic() - started:.1f} s", highlight=False, soft_wrap=True)
-
-
-def size_text(text: str) -> tuple[int, int]:
-    """ "WxH" -> (width, height)."""
-    width, _, height = text.lower().partition("x")
-    try:
-        return int(width), int(height)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write width x height, for example 512x256") from None
-
-
-def parse(argv: Sequence[str]) -> Options:
-    """The command line as `Options`; argparse ends with code 2 on a mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sfda_export.to_onnx",
-        description="Export an adapted model (or any weights file) as a bundle of ONNX files. Before the bundle is "
-        "left, its files are compared with the engine's own model on real frames in onnxruntime.",
-        epilog="--model.KEY VALUE: any other key of section model of the engine's configuration, for weights that do "
-        "not describe themselves, for example --model.normalization.channel_order bgr. Exit codes: 0 done; 2 a "
-        "mistake in the call; 1 the files differ from the model, or a fault of ours; 130 interrupted. A bundle is "
-        "left on 0 alone.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN", help="run folder, weights file, or package:demo_source")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder to make; empty or absent")
-    parser.add_argument("--opset", type=int, default=20, choices=OPSETS, help="ONNX opset (default %(default)s)")
-    parser.add_argument("--size", metavar="WxH", type=size_text, help="network size; default: the one adapted at")
-    parser.add_argument(
-        "--fixed", metavar="WxH", type=size_text, help="one frame of this size only, as TensorRT likes it"
-    )
-    parser.add_argument("--logits", action="store_true", help="ship model_logits.onnx too")
-    parser.add_argument(
-        "--self-adapting",
-        action="store_true",
-        help="add a graph whose BatchNorm statistics follow the frames in the vehicle (float32 only)",
-    )
-    parser.add_argument("--precision", choices=list(RECIPES), default="fp32", help="default %(default)s")
-    parser.add_argument(
-        "--frames",
-        metavar="DIR",
-        help="frames to compare on, or scenes:DOMAIN; default: the run's own target frames",
-    )
-    parser.add_argument(
-        "--labels",
-        metavar="DIR",
-        help="folder with images/ and labels/ to report the mIoU of both sides on; default: the run's evaluation set. "
-        "Labels are reported on, never used",
-    )
-    parser.add_argument("--arch", help="architecture of weights that do not say it, as in sfda_engine.evaluate")
-    parser.add_argument("--num-classes", metavar="K", help="their number of classes")
-    own, overrides = split_model_keys(argv)
-    known = parser.parse_args(own)
-    if known.size and known.fixed:
-        parser.error("--size and --fixed name the size twice; give one of them")
-    if known.self_adapting and known.precision != "fp32":
-        parser.error("--self-adapting needs fp32: other precisions have BatchNorm folded into their weights")
-    for key, value in {"arch": known.arch, "num_classes": known.num_classes}.items():
-        overrides += [f"--model.{key}", value] if value else []
-    return Options(
-        run=known.run,
-        output=known.output.expanduser(),
-        opset=known.opset,
-        size=known.fixed or known.size,
-        fixed=known.fixed is not None,
-        logits=known.logits,
-        self_adapting=known.self_adapting,
-        precision=known.precision,
-        frames=known.frames,
-        labels=known.labels,
-        overrides=tuple(overrides),
-    )
-
-
-def split_model_keys(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take --model.KEY VALUE (or =VALUE) out of a command line: what is left, and what was taken."""
-    own, taken = [], []
-    tokens = list(argv)
-    while tokens:
-        token = tokens.pop(0)
-        if not token.startswith("--model."):
-            own.append(token)
-            continue
-        if token.startswith("--model.weights"):
-            raise UserError("--model.weights: RUN itself names the weights; leave the option out")
-        taken.append(token)
-        if "=" not in token and tokens:
-            taken.append(tokens.pop(0))
-    return own, taken
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,5 @@
-"""Decode one image or label file, whatever its mode, and resize by the project's one rule (Pillow bilinear)."""
+"""Decode one image or label file, whatever its mode, and resize by the project's one rule (frames bilinear, labels
+nearest, both by Pillow)."""
 
 from __future__ import annotations
 
@@ -46,6 +47,15 @@ def decode_label(path: Path) -> Image.Image:
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resize a frame to (width, height) by Pillow's bilinear filter: the rule of loaders, runtime and manifest."""
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def resize_labels(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Labels (H, W) of values 0..255 to (width, height) by Pillow's nearest neighbor, as the runtime does; int64.
+
+    Not torch's nearest-exact: Pillow sums up its positions and so picks another neighbor at many a tie (128 -> 480).
+    """
+    image = Image.fromarray(labels.to("cpu", torch.uint8).numpy()).resize(size, Image.Resampling.NEAREST)
+    return transforms.pil_to_tensor(image)[0].to(labels.device, torch.int64)
 
 
 def to_float_tensor(image: Image.Image) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import adapt_step, all, attention, patch_entropy
+from benchmarks import adapt_step, all, attention, inference, patch_entropy
 from benchmarks.row import Row, read_csv
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
         (attention.main, "attention_cpu"),
         (patch_entropy.main, "patch_entropy_cpu"),
         (adapt_step.main, "adapt_step_streetnet_cpu"),
+        (inference.main, "inference_cpu"),
     ],
 )
 def test_a_command_leaves_csv_markdown_and_plot(

@@ -200,6 +200,9 @@ def test_parse_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     config = parse_command(["--config", str(path), "--dry-run", "--run.seed=4"], "p", "d", "demo")
     assert (config.run.steps, config.run.seed, config.run.dry_run, config.name) == (5, 4, True, "my_city")
     assert parse_command([], "p", "d", "demo") == load_config("demo")
+    deployed = parse_command(["--as-deployed"], "p", "d", "demo").evaluate
+    assert deployed is not None
+    assert deployed.as_deployed
     with pytest.raises(SystemExit) as stop:
         parse_command([f"--config={path}", "--print_config", "--run.steps", "6"], "p", "d", "demo")
     assert not stop.value.code

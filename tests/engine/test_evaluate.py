@@ -23,7 +23,7 @@ from sfda_engine import evaluate
 from sfda_engine.build import make_accelerator
 from sfda_engine.config import Config
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores, scores_of
+from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, main, print_scores, scores_of
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.models.weights import WeightsInfo, build_from_weights, save_weights
@@ -69,8 +69,11 @@ class Lookup(nn.Module):
         return SegmenterOutput(logits, logits)
 
 
-def run(model: nn.Module, labels: list[np.ndarray], subset: tuple[str, ...] | None = None) -> Evaluation:
-    return evaluate_images(model, INFO, Frames(labels), SIZE, make_accelerator(Config(), None), subset)
+def run(
+    model: nn.Module, labels: list[np.ndarray], subset: tuple[str, ...] | None = None, *, as_deployed: bool = False
+) -> Evaluation:
+    accelerator = make_accelerator(Config(), None)
+    return evaluate_images(model, INFO, Frames(labels), SIZE, accelerator, subset, as_deployed=as_deployed)
 
 
 def random_labels(rng: np.random.Generator, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -133,6 +136,36 @@ def test_scores_are_those_counted_by_hand(count: int) -> None:
         assert scores.pixel_accuracy == pytest.approx(accuracy, abs=1e-9)
         assert scores.mean_pixel_accuracy == pytest.approx(mean_accuracy, abs=1e-9)
     assert result.own_size != result.training_size
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_as_deployed_scores_the_pngs_that_the_vehicle_would_write(count: int, tmp_path: Path) -> None:
+    """Decided at the network's size, written as PNG at the frame's size by Pillow's nearest, read back and counted."""
+    rng = np.random.default_rng(count)
+    labels = random_labels(rng, [(int(rng.integers(5, 60)), int(rng.integers(5, 60))) for _ in range(count)])
+    logits = rng.normal(size=(count, CLASSES, 6, 8))
+    result = run(Lookup(torch.tensor(logits, dtype=torch.float32)), labels, as_deployed=True)
+    width, height = SIZE
+    pairs = []
+    for index, (label, one) in enumerate(zip(labels, logits, strict=True)):
+        png = Image.fromarray(predict(one, height, width).astype(np.uint8))
+        png.resize(label.shape[::-1], Image.Resampling.NEAREST).save(tmp_path / f"{index}.png")
+        pairs.append((label, np.asarray(Image.open(tmp_path / f"{index}.png"))))
+    iou, miou, accuracy, mean_accuracy = oracle(pairs)
+    assert result.as_deployed is not None
+    assert result.as_deployed.iou == pytest.approx(iou, abs=1e-9)
+    assert result.as_deployed.miou == pytest.approx(miou, abs=1e-9)
+    assert result.as_deployed.pixel_accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert result.as_deployed.mean_pixel_accuracy == pytest.approx(mean_accuracy, abs=1e-9)
+    assert result.as_deployed.miou != result.own_size.miou
+    plain = run(Lookup(torch.tensor(logits, dtype=torch.float32)), labels)
+    assert plain == Evaluation(result.own_size, result.training_size, result.frames)
+
+
+def test_as_deployed_gains_nothing_and_loses_nothing_at_the_networks_own_size() -> None:
+    labels = random_labels(np.random.default_rng(3), [(SIZE[1], SIZE[0])] * 3)
+    result = run(Lookup(torch.randn(3, CLASSES, 6, 8)), labels, as_deployed=True)
+    assert result.as_deployed == result.own_size == result.training_size
 
 
 @settings(max_examples=25, deadline=None)
@@ -232,6 +265,24 @@ def test_evaluate_takes_a_subset_and_so_many_frames(tiny: Callable[..., Config],
     both = [part.own_size.iou[name] for name in ("road", "sky")]
     assert part.own_size.miou == pytest.approx(sum(value for value in both if value is not None) / 2)
     assert evaluate(tiny("--evaluate.root", str(night_frames), "--evaluate.frames", "2")).frames == 2
+
+
+def test_the_command_prints_the_deployed_figure_and_the_gap(
+    tiny_yaml: Path, tiny: Callable[..., Config], night_frames: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--evaluate.root", str(night_frames), "--target.size", "[48, 40]"]
+    assert main(["--config", str(tiny_yaml), *options, "--as-deployed"]) == 0
+    printed = capsys.readouterr().out
+    content = json.loads(printed.splitlines()[-1])
+    result = evaluate(tiny(*options, "--evaluate.as_deployed", "true"))
+    assert content == as_json(result)
+    assert result.as_deployed is not None
+    own, deployed = result.own_size.miou, result.as_deployed.miou
+    assert content["miou_as_deployed"] == deployed != own
+    row = next(line for line in printed.splitlines() if "as deployed" in line)
+    assert f"{deployed:.2f} ({deployed - own:+.2f})" in row
+    assert main(["--config", str(tiny_yaml), *options]) == 0
+    assert "deployed" not in capsys.readouterr().out
 
 
 def test_labels_of_more_classes_than_the_model_has(

@@ -24,10 +24,10 @@ INFO = WeightsInfo(
 )
 
 
-def evaluation(miou: float) -> Evaluation:
+def evaluation(miou: float, *, deployed: bool = False) -> Evaluation:
     own = Scores(miou, miou + 1, miou + 2, {"road": miou, "sky": None})
     small = Scores(miou + 3, miou + 4, miou + 5, {"road": miou + 3, "sky": None})
-    return Evaluation(own, small, 11)
+    return Evaluation(own, small, 11, own if deployed else None)
 
 
 def result(scores: dict[str, Evaluation]) -> Result:
@@ -71,6 +71,12 @@ def test_scores_by_model_at_both_sizes() -> None:
     assert content["mean_pixel_accuracy"]["adapted"] == 22.0
     assert content["iou"]["bn_warm_start"] == {"road": 10.0, "sky": None}
     assert content["evaluated_frames"] == 11
+    assert "miou_as_deployed" not in content
+
+
+def test_scores_as_deployed_by_model_where_they_were_asked_for() -> None:
+    content = as_json(result({name: evaluation(10.0 * i, deployed=True) for i, name in enumerate(MODELS)}))
+    assert content["miou_as_deployed"] == {"source": 0.0, "bn_warm_start": 10.0, "adapted": 20.0, "last": 30.0}
 
 
 def test_it_is_strict_json_that_reads_back() -> None:

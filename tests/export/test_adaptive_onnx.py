@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sfda_engine.data.scenes import render_scene
+from sfda_engine.entry import exit_code
 from sfda_engine.evaluate import scores_of
 from sfda_export import adaptive_parity, to_onnx
 from sfda_export.adaptive_parity import gate_adaptive
+from sfda_export.options import parse
 from sfda_export.parity import ParityError, Tolerance, confusion_of, open_session
 from sfda_export.run import Exportable, open_run
 from sfda_runtime import AdaptiveSegmenter, Segmenter, Status
@@ -177,15 +179,14 @@ def test_a_failing_gate_leaves_no_bundle(
     monkeypatch.setattr(to_onnx, "export_graphs", plain_graphs)
     monkeypatch.setattr(to_onnx, "prove", lambda *arguments: {})
     monkeypatch.setattr(adaptive_parity, "export_adaptive", bad_adaptive)
-    assert to_onnx.main([*COMMAND, str(tmp_path / "bundle")]) == 1
+    assert exit_code(to_onnx.main, [*COMMAND, str(tmp_path / "bundle")]) == 1
     assert "model_adaptive.onnx" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_precisions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(to_onnx.RECIPES, "int8", to_onnx.RECIPES["fp32"])
+def test_other_precisions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
-        to_onnx.parse([*COMMAND, str(tmp_path), "--precision", "int8"])
+        parse([*COMMAND, str(tmp_path), "--precision", "int8"])
     assert error.value.code == 2
 
 

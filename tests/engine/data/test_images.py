@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sfda_engine.data.images import DECODING_ERRORS, decode_label, decode_rgb, resize, to_float_tensor
+from sfda_engine.data.images import DECODING_ERRORS, decode_label, decode_rgb, resize, resize_labels, to_float_tensor
 from sfda_engine.errors import UserError
 
 GREY = np.array([[0, 1, 127], [128, 254, 255]], np.uint8)
@@ -152,3 +152,11 @@ def test_float_tensor_is_pixels_over_255() -> None:
     tensor = to_float_tensor(Image.fromarray(COLOR))
     assert tensor.dtype == torch.float32
     np.testing.assert_allclose(tensor.numpy(), COLOR.transpose(2, 0, 1) / 255.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "to_size"), [((128, 96), (480, 360)), ((160, 120), (500, 333)), ((40, 30), (7, 5))])
+def test_labels_go_to_the_neighbor_that_pillow_takes(size: tuple[int, int], to_size: tuple[int, int]) -> None:
+    labels = np.random.default_rng(0).integers(0, 256, size[::-1], np.uint8)
+    resized = resize_labels(torch.from_numpy(labels).long(), to_size)
+    assert resized.dtype == torch.int64
+    np.testing.assert_array_equal(resized, np.asarray(Image.fromarray(labels).resize(to_size, 0)))
