@@ -10,8 +10,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint
 
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 demo: $(STAMP)
-	$(BIN)/accelerate launch --num_processes 1 --mixed_precision no -m sfda_engine.adapt
+	$(BIN)/accelerate launch --num_processes 1 --mixed_precision no -m sfda_engine.adapt --run.output $(RUN) --run.export true
+	$(BIN)/sfda-infer verify $(RUN)/bundle
+	$(BIN)/sfda-infer run $(RUN)/bundle synthetic:640x480@100 --output $(RUN)/stream --save index,overlay,entropy
 
 test: $(STAMP) lint
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "$(MARK)" tests/kernels/triton
