@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,40 @@ def eager(graph: nn.Module) -> Runner:
 
 def onnx_file(path: Path) -> Runner:
     """An exported file. It is read here: what later becomes of the file does not matter."""
-    session = open_session(path)
+    session = open_session(path, threads=1)
     return lambda frames: session.run(["labels"], {"frames": frames})[0]
 
 
 def latency_card(runners: Mapping[str, Runner], frames: Frames) -> dict[str, Any]:
-    """Median milliseconds of each runner on `frames`, called in turns, and its ratio to the first one's."""
+    """Median milliseconds of each runner on `frames`, called in turns, and its ratio to the first one's.
+
+    One thread, the runtime's default: on a busy machine several wait for each other, each library in its own way.
+    """
     times: dict[str, list[float]] = {name: [] for name in runners}
-    for turn in range(ROUNDS + 1):
-        for name, run in runners.items():
-            since = time.perf_counter()
-            run(frames)
-            if turn:  # the first one warms up
-                times[name].append(1e3 * (time.perf_counter() - since))
+    with torch_threads(1):
+        for turn in range(ROUNDS + 1):
+            for name, run in runners.items():
+                since = time.perf_counter()
+                run(frames)
+                if turn:  # the first one warms up
+                    times[name].append(1e3 * (time.perf_counter() - since))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     first = next(iter(medians.values()))
     return {
         "ms": {name: round(median, 3) for name, median in medians.items()},
         "ratio": {name: round(median / first, 3) for name, median in medians.items()},
         "shape": list(frames.shape),
-        "threads": torch.get_num_threads(),
+        "threads": 1,
         "provider": PROVIDER,
     }
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run PyTorch on so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

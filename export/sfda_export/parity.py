@@ -161,10 +161,10 @@ def card_of(figures: Figures, tolerance: Tolerance) -> dict[str, Any]:
     return {"figures": asdict(figures), "limits": asdict(tolerance)}
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """The file on the CPU provider, with as many threads as torch uses here."""
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """The file on the CPU provider; `threads` None: as many as torch uses here."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
 

@@ -30,7 +30,9 @@ def summarize(output: Path, card: Card, parity: dict[str, Any], console: Console
         "the same at margin > 0.1 s": f"{figures['agreement_margin_01']:.4f} %",
         "confidence, entropy within 1/255": f"{read_out['confidence']:.4f} %, {read_out['entropy']:.4f} %",
         "mIoU engine, ONNX": f"{miou['engine']:.2f}, {miou['onnx']:.2f}" if miou else "no labels",
-        "time to PyTorch's": ", ".join(f"{name} {ratio:.2f}" for name, ratio in parity["latency"]["ratio"].items()),
+        "time to PyTorch's, 1 thread": ", ".join(
+            f"{name} {ratio:.2f}" for name, ratio in parity["latency"]["ratio"].items()
+        ),
     }
     if "adaptive" in parity:
         state = parity["adaptive"]["state"]
