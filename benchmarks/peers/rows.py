@@ -128,7 +128,7 @@ def _remarks(rows: Sequence[PeerRow], domains: Sequence[str]) -> list[str]:
     seeds = sorted({row.seed for row in rows})
     return [
         "mIoU in percent after the last step, at the labels' own size, on held-out frames of each target: mean over",
-        f"seeds ({', '.join(map(str, seeds))}) and, from two on, their sample standard deviation; over domains, that of",
+        f"seeds ({', '.join(map(str, seeds))}) and, from two on, sample standard deviation; over domains, that of",
         "the seeds' means. The best snapshot is chosen by labels: perfect stopping, which no method knows.",
         "",
         *(f"- {domain}: {'; '.join(sorted({r.settings for r in rows if r.domain == domain}))}" for domain in domains),
@@ -138,7 +138,7 @@ def _remarks(rows: Sequence[PeerRow], domains: Sequence[str]) -> list[str]:
 
 
 def _line(method: str, source_data: str, by_domain: list[dict[int, float]]) -> str:
-    """Cells of a method from its values by seed, for each domain; the mean over domains takes the seeds that all have."""
+    """Cells from values by seed, for each domain; the mean over domains takes the seeds that all have."""
     common = set.intersection(*(set(values) for values in by_domain))
     over = [statistics.fmean(values[seed] for values in by_domain) for seed in sorted(common)]
     cells = [_cell(list(values.values())) for values in by_domain]

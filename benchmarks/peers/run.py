@@ -69,7 +69,7 @@ def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, We
 def adapt(method: Method, source: nn.Module, target: Target, *, limit: float) -> Adapted:
     """Drive a method through its steps; no step is begun after `limit` seconds."""
     set_seed(target.seed)
-    network = copy.deepcopy(source).to(memory_format=torch.channels_last)
+    network = copy.deepcopy(source)
     networks = enumerate(method(network, target), 1)
     quarters = {target.steps * part // SNAPSHOTS for part in range(1, SNAPSHOTS)}
     snapshots: dict[int, Weights] = {}
