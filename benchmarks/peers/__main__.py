@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -28,18 +28,13 @@ STEPS = 80
 LIMIT = 45.0
 
 
-@dataclass(frozen=True)
-class Run:
-    """One row to be: `key` as `PeerRow.key`."""
+class Run(NamedTuple):
+    """One row to be; equal to its `PeerRow.key`."""
 
     method: str
     domain: str
     seed: int
     settings: str
-
-    @property
-    def key(self) -> tuple[str, str, int, str]:
-        return self.method, self.domain, self.seed, self.settings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     table = arguments.output / "peers.csv"
     planned = plan(arguments, configs)
     rows = read_rows(table)
-    missing = [run for run in planned if run.key not in {row.key for row in rows}]
+    done = {row.key for row in rows}
+    missing = [run for run in planned if run not in done]
     if arguments.plan:
         print_plan(planned, missing, rows, arguments.limit)
         return 0

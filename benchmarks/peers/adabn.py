@@ -1,7 +1,7 @@
 """AdaBN (Li, Wang, Shi, Hou, Liu, "Adaptive Batch Normalization for practical domain adaptation", 2016/2018).
 
-The BN statistics of the source are replaced by those of the target (arXiv:1603.04779, Algorithm 1). It has no
-hyper-parameter. Here it is the engine's own BN warm start: the cumulative average over two passes.
+The BN statistics of the source are replaced by those of the target (arXiv:1603.04779); there is no hyper-parameter.
+Here it is the engine's own BN warm start: the cumulative average over two passes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ constant rate, one update a batch.
 
 Differs from the paper: its code predicts each batch with that batch's own statistics and keeps no running ones; here,
 as for every method, the network is scored afterwards on held-out frames with running statistics, which begin as the BN
-warm start and follow the batches by the engine's momentum. The frames are seen more than once.
+warm start and follow the batches by the engine's momentum. The frames are seen more than once. What the paper sets for
+segmentation is not in its repository; the settings above are those of its example.
 """
 
 from __future__ import annotations
