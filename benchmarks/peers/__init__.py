@@ -8,7 +8,7 @@ A method is a function `(network, target) -> Iterator[network]`: it gets the sou
 drives it takes snapshots, stops it, and scores what it yielded; labels are opened only then (`run`).
 
 Why not a step function inside `sfda_engine.trainer.Trainer`: methods relabel the frames between rounds (SHOT, CBST,
-LD), bring another optimizer (TENT) or none (UBNA), and have no generator or discriminator. Each of that would be one
+LD), bring another optimizer (TENT) or none (UBNA), and have no generator or discriminator. Each of these would be one
 more hook in the trainer, and a method would be scattered over them. As a generator it reads from top to bottom in one
 file, and shares what must be shared for a fair comparison: `draw_loader`, `TargetFrames` and the seeds (the same frames
 in the same order as the engine's trainer), `Update`, `batch_norm_statistics`, the BN warm start, `Preprocess`. The
@@ -17,7 +17,7 @@ engine's own rows run its trainer as it is.
 Rules that hold for all:
 - One source network a domain, one preprocessing (exposure included), one number of steps, one batch size.
 - Methods that descend begin at the BN warm start and use the engine's BN rule on target frames (batch statistics,
-  written with its momentum): without it most of them would be compared at its absence.
+  written with its momentum), so that a difference between two rows is one of methods and not of statistics.
 - Each keeps its own paper's optimizer, learning rate and schedule, stretched over the steps of the table. Where a paper
   weighs its target term against cross-entropy on source data, the term stands alone here with weight 1: there is
   nothing to weigh it against, and the weight would only shrink the learning rate, a thousandfold for MinEnt.

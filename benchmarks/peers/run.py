@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import datetime
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from benchmarks.peers.domains import settings
 from benchmarks.peers.rows import PeerRow
 from benchmarks.peers.target import Method, Target, warm_start
 from benchmarks.row import commit, device_name, versions
+from sfda_engine.adapt import describe_adapted
 from sfda_engine.build import load_segmenter, make_accelerator
 from sfda_engine.config import Config
 from sfda_engine.config_loader import resolve_weights
@@ -29,7 +29,6 @@ from sfda_engine.trainer import peak_memory_mb
 
 SNAPSHOTS = 4
 """Networks that are scored: at each quarter of the steps, the last among them."""
-
 
 Weights = dict[str, Tensor]
 
@@ -49,7 +48,7 @@ def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, We
     accelerator = make_accelerator(config, None)
     source, info = load_segmenter(config.model)
     require_batch_norm(source, f"model.arch {info.arch}")
-    adapted_info = dataclasses.replace(info, exposure=config.model.exposure)
+    adapted_info = describe_adapted(info, config)
     target = Target(
         images=open_target(config.target),
         preprocess=Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device),

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
+from torch.utils.data import DataLoader, Dataset
 
 from sfda_engine.adapt import bn_warm_start
 from sfda_engine.config import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
@@ -77,15 +78,7 @@ def frames(target: Target, start: int = 0, stop: int | None = None) -> Iterator[
     """Normalized batches (B, 3, H, W), mirrored at random, of steps `start` to `stop`: the engine's own draws."""
     seed = mix_seeds(target.seed, 2)
     dataset = TargetFrames(target.images, size=target.size, flip=True, seed=seed)
-    loader = draw_loader(
-        dataset,
-        len(target.images),
-        batch_size=target.batch_size,
-        seed=seed,
-        start=start,
-        stop=target.steps if stop is None else stop,
-    )
-    for item in target.accelerator.prepare(loader):
+    for item in _batches(dataset, target, seed, start, target.steps if stop is None else stop):
         yield target.preprocess(item["image"]).contiguous(memory_format=torch.channels_last)
 
 
@@ -95,12 +88,14 @@ def labelled_frames(
     """Batches of frames with the labels that a method gave them, mirrored and enlarged by up to `zoom` at random."""
     seed = mix_seeds(target.seed, 4)
     dataset = TrainingFrames(labelled, size=target.size, scale=(1.0, zoom), flip=True, jitter=0.0, seed=seed)
-    loader = draw_loader(
-        dataset, len(labelled), batch_size=target.batch_size, seed=seed, start=start, stop=stop
-    )  # fmt: skip
-    for batch in target.accelerator.prepare(loader):
+    for batch in _batches(dataset, target, seed, start, stop):
         images = target.preprocess(batch["image"]).contiguous(memory_format=torch.channels_last)
         yield SelfTraining(images, batch["label"])
+
+
+def _batches(dataset: Dataset, target: Target, seed: int, start: int, stop: int) -> DataLoader:
+    count, size = len(target.images), target.batch_size
+    return target.accelerator.prepare(draw_loader(dataset, count, batch_size=size, seed=seed, start=start, stop=stop))
 
 
 def rounds(steps: int, count: int) -> list[tuple[int, int]]:
