@@ -3,14 +3,15 @@ data", ACM MM 2021, arXiv:2110.06484): positive and negative learning. The paper
 
 Positive: cross-entropy on pixels that any class's threshold (its surest portion over the data set) or the image's own
 surest portion lets through. Negative: the k-th likeliest class of every pixel is pushed down by -log(1 - p), k drawn
-around half the classes at each step. Both with weight 1, as is the entropy. Settings of github.com/fumyou13/LDBE,
-config/ldbe_config.yml and trainer/ldbe_trainer.py: two rounds with portions 0.1 and 0.15, SGD with learning rate 1e-4,
-divided by sqrt 2 in the second, momentum 0.9, weight decay 5e-4, polynomial decay of power 0.9 in each round.
+around half the classes at each step. Both have weight 1, as has the entropy that its code adds. Settings of
+github.com/fumyou13/LDBE, config/ldbe_config.yml and trainer/ldbe_trainer.py: two rounds with portions 0.1 and 0.15,
+SGD with learning rate 1e-4, divided by sqrt 2 in the second, momentum 0.9, weight decay 5e-4, polynomial decay of
+power 0.9 in each round.
 
-Differs from the paper: k deviates by 3/19 of the classes, 3 of 19 there, since 9 - 3 classes would often be denied
-their own label; images are enlarged by up to 1.5 but not reduced; BN as for every method here, frozen there; one
-learning rate for all layers, ten times as much for the classifier there; the boundary enhancement that follows LD as a
-second stage (LDBE) is left out, as in the paper's own rows called LD.
+Differs from the paper: k deviates from half the classes by 3/19 of them (by 3 of 19 there; with 9 classes, 4 - 3 would
+deny pixels their own label); images are enlarged by up to 1.5 but not reduced; BN as for every method here, frozen
+there; one learning rate for all layers, ten times as much for the classifier there; the boundary enhancement that
+follows as a second stage is left out, as in the rows that its authors call LD.
 """
 
 from __future__ import annotations
