@@ -69,7 +69,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--domain", action="append", help=f"one of {', '.join(DOMAINS)}; can be repeated")
     parser.add_argument("--seed", action="append", type=int, help="can be repeated (--all without it: 0, 1, 2)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"updates of the network ({STEPS})")
-    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds that a method may take ({LIMIT:.0f})")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, help=f"seconds that a method may take on an idle machine ({LIMIT:.0f})"
+    )
     parser.add_argument("--camvid-source", type=Path, help="source model for camvid:dusk (config camvid_source)")
     parser.add_argument("--camvid-root", type=Path, help="folder that holds dusk/images and dusk/labels")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of peers.csv, peers.md")
@@ -136,19 +138,19 @@ def report(row: PeerRow) -> str:
     return (
         f"{row.method:20} {row.domain:14} seed {row.seed}: source {row.miou_source:.1f}, BN warm start "
         f"{row.miou_bn_warm_start:.1f}, final {row.miou_final:.1f}, oracle {row.miou_best:.1f} at {row.best_step}, "
-        f"{row.seconds:.1f} s" + (f" ({row.note})" if row.note else "")
+        f"{row.seconds:.1f} s, {row.idle_seconds:.1f} idle" + (f" ({row.note})" if row.note else "")
     )
 
 
 def print_plan(planned: list[Run], missing: list[Run], rows: list[PeerRow], limit: float) -> None:
     """Runs by method and domain, with seconds from rows measured before under these settings, else the limit."""
     table = Table(title=f"{len(missing)} of {len(planned)} runs are missing; nothing was run")
-    for column in ("method", "domain", "seeds", "seconds a run"):
+    for column in ("method", "domain", "seeds", "seconds a run, idle machine"):
         table.add_column(column)
     total = 0.0
     for method, domain in dict.fromkeys((run.method, run.domain) for run in missing):
         own = [run for run in missing if (run.method, run.domain) == (method, domain)]
-        known = [row.seconds for row in rows if (row.method, row.settings) == (method, own[0].settings)]
+        known = [row.idle_seconds for row in rows if (row.method, row.settings) == (method, own[0].settings)]
         seconds = sum(known) / len(known) if known else limit
         total += seconds * len(own)
         table.add_row(

@@ -38,6 +38,8 @@ class PeerRow:
     """Steps made."""
     seconds: float
     """Wall clock of the method alone."""
+    idle_seconds: float
+    """As an idle machine would count them, see `run.idle_clock`: what the limit counts."""
     peak_memory_mb: float
     """On a CPU the resident peak of the whole process before evaluation, on a GPU the allocator's; MiB."""
     note: str = ""
@@ -101,16 +103,24 @@ def markdown(rows: Sequence[PeerRow], methods: Iterable[str], domains: Sequence[
     lines += ["| method | source data | " + " | ".join([*present, "mean over domains"]) + " |"]
     lines += ["|---|---|" + "---:|" * (len(present) + 1)]
     shipped = {row.domain: row.miou_source for row in rows}
-    lines.append(_line("source as shipped", "none", [{0: shipped[domain]} for domain in present]))
+    lines.append(
+        "| " + " | ".join(["source as shipped", "none", *_cells([{0: shipped[name]} for name in present])]) + " |"
+    )
     for method in named:
         own = [row for row in rows if row.method == method]
         free = "none" if all(row.source_free for row in own) else "**needed**"
         final = [{row.seed: row.miou_final for row in own if row.domain == domain} for domain in present]
-        lines.append(_line(method, free, final))
-    lines += ["", "## Oracle, cost", ""]
+        stopped = [any(row.note for row in own if row.domain == domain) for domain in present]
+        cells = [
+            (cell + " †" * mark if cell else "")
+            for cell, mark in zip(_cells(final), [*stopped, any(stopped)], strict=True)
+        ]
+        lines.append("| " + " | ".join([method, free, *cells]) + " |")
+    lines += [""] + ["† holds a run that was stopped or diverged, see the notes."] * any(row.note for row in rows)
+    lines += ["## Oracle, cost", ""]
     lines += [
-        "| method | best snapshot (oracle), mean | steps | seconds | peak MiB | notes |",
-        "|---|---:|---:|---:|---:|---|",
+        "| method | best snapshot (oracle), mean | steps | seconds | seconds, idle machine | peak MiB | notes |",
+        "|---|---:|---:|---:|---:|---:|---|",
     ]
     for method in named:
         own = [row for row in rows if row.method == method]
@@ -118,6 +128,7 @@ def markdown(rows: Sequence[PeerRow], methods: Iterable[str], domains: Sequence[
         lines.append(
             f"| {method} | {statistics.fmean(row.miou_best for row in own):.1f} | {_span(row.steps for row in own)} "
             f"| {statistics.fmean(row.seconds for row in own):.1f} "
+            f"| {statistics.fmean(row.idle_seconds for row in own):.1f} "
             f"| {max(row.peak_memory_mb for row in own):.0f} | {notes} |"
         )
     return "\n".join(lines) + "\n"
@@ -137,12 +148,11 @@ def _remarks(rows: Sequence[PeerRow], domains: Sequence[str]) -> list[str]:
     ]
 
 
-def _line(method: str, source_data: str, by_domain: list[dict[int, float]]) -> str:
-    """Cells from values by seed, for each domain; the mean over domains takes the seeds that all have."""
+def _cells(by_domain: list[dict[int, float]]) -> list[str]:
+    """A cell for each domain from its values by seed, and one for the mean over domains at the seeds that all have."""
     common = set.intersection(*(set(values) for values in by_domain))
     over = [statistics.fmean(values[seed] for values in by_domain) for seed in sorted(common)]
-    cells = [_cell(list(values.values())) for values in by_domain]
-    return f"| {method} | {source_data} | " + " | ".join([*cells, _cell(over)]) + " |"
+    return [*(_cell(list(values.values())) for values in by_domain), _cell(over)]
 
 
 def _cell(values: list[float]) -> str:

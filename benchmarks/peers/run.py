@@ -35,11 +35,12 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Adapted:
-    """What a method left: weights by step, the last ones last; steps made, seconds, and whether time ran out."""
+    """What a method left: weights by step, the last ones last; steps made, seconds, and whether it went wrong."""
 
     snapshots: dict[int, Weights]
     steps: int
     seconds: float
+    idle_seconds: float
     note: str
 
 
@@ -66,24 +67,33 @@ def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, We
 
 
 def adapt(method: Method, source: nn.Module, target: Target, *, limit: float) -> Adapted:
-    """Drive a method through its steps; no step is begun after `limit` seconds."""
+    """Drive a method through its steps; none is begun after `limit` seconds of `idle_clock`."""
     set_seed(target.seed)
     network = copy.deepcopy(source)
     networks = enumerate(method(network, target), 1)
     quarters = {target.steps * part // SNAPSHOTS for part in range(1, SNAPSHOTS)}
     snapshots: dict[int, Weights] = {}
-    step, note, since = 0, "", time.perf_counter()
+    device = target.accelerator.device
+    step, note, since, worked = 0, "", time.perf_counter(), idle_clock(device)
     for step, network in networks:
         if step in quarters:
             snapshots[step] = weights_of(network)
-        if time.perf_counter() - since > limit and step < target.steps:
+        if idle_clock(device) - worked > limit and step < target.steps:
             note = f"stopped after {limit:.0f} s at step {step} of {target.steps}"
             break
-    seconds = time.perf_counter() - since
+    seconds, idle_seconds = time.perf_counter() - since, idle_clock(device) - worked
     last = weights_of(network)
     if not all(bool(value.isfinite().all()) for value in last.values()):
         note = "diverged: weights are not finite" + (f"; {note}" if note else "")
-    return Adapted(snapshots | {step: last}, step, seconds, note)
+    return Adapted(snapshots | {step: last}, step, seconds, idle_seconds, note)
+
+
+def idle_clock(device: torch.device) -> float:
+    """Seconds as an idle machine would count them: on a CPU processor time over threads, on a GPU the wall clock.
+
+    So a busy machine makes a run slower, but does not change where the limit stops it.
+    """
+    return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.perf_counter()
 
 
 def weights_of(network: nn.Module) -> Weights:
@@ -114,6 +124,7 @@ def measure(name: str, method: Method, config: Config, domain: str, *, steps: in
         best_step=best,
         steps=adapted.steps,
         seconds=adapted.seconds,
+        idle_seconds=adapted.idle_seconds,
         peak_memory_mb=memory,
         note=adapted.note,
         device=device_name(),

@@ -28,10 +28,22 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(method: str, domain: str, seed: int, steps: int = 2) -> PeerRow:
     return PeerRow(
-        method=method, domain=domain, seed=seed, settings=settings(tiny_config(), steps), source_free=True,
-        miou_source=1.0, miou_bn_warm_start=2.0, miou_final=3.0, miou_best=4.0, best_step=1, steps=steps, seconds=7.0,
-        peak_memory_mb=5.0, time="2026",
-    )  # fmt: skip
+        method=method,
+        domain=domain,
+        seed=seed,
+        settings=settings(tiny_config(), steps),
+        source_free=True,
+        miou_source=1.0,
+        miou_bn_warm_start=2.0,
+        miou_final=3.0,
+        miou_best=4.0,
+        best_step=1,
+        steps=steps,
+        seconds=70.0,
+        idle_seconds=7.0,
+        peak_memory_mb=5.0,
+        time="2026",
+    )
 
 
 def test_one_run_leaves_a_row_and_the_table(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

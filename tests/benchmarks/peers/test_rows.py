@@ -12,10 +12,26 @@ from benchmarks.peers.rows import PeerRow, append_row, markdown, read_rows
 from sfda_engine.errors import UserError
 
 ROW = PeerRow(
-    method="tent", domain="scenes:night", seed=0, settings="80 steps, 128x96", source_free=True, miou_source=36.1,
-    miou_bn_warm_start=57.3, miou_final=50.0, miou_best=58.25, best_step=20, steps=80, seconds=12.5,
-    peak_memory_mb=700.0, device="CPU x", threads=2, versions="torch y", commit="abc", time="2026-01-01T00:00:00+00:00",
-)  # fmt: skip
+    method="tent",
+    domain="scenes:night",
+    seed=0,
+    settings="80 steps, 128x96",
+    source_free=True,
+    miou_source=36.1,
+    miou_bn_warm_start=57.3,
+    miou_final=50.0,
+    miou_best=58.25,
+    best_step=20,
+    steps=80,
+    seconds=12.5,
+    idle_seconds=9.0,
+    peak_memory_mb=700.0,
+    device="CPU x",
+    threads=2,
+    versions="torch y",
+    commit="abc",
+    time="2026-01-01T00:00:00+00:00",
+)
 
 
 def rows_of(**changes: object) -> PeerRow:
@@ -77,7 +93,8 @@ def test_the_table_has_means_and_spreads() -> None:
     over = [statistics.fmean(pair) for pair in zip(night, fog, strict=True)]
     spreads = [f"{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}" for v in (night, fog, over)]
     assert table[3] == ["tent", "none", *spreads]
-    assert table[4] == ["sfda", "none", "61.0", "", ""]  # no mean over domains that it has not
+    assert table[4] == ["sfda", "none", "61.0 †", "", ""]  # no mean over domains that it has not
+    assert sum(line.startswith("†") for line in lines) == 1
     assert table[-1][-1] == "scenes:night seed 0: stopped after 45 s"
     assert table[-2][1] == "60.0"
 
