@@ -67,8 +67,8 @@ def stamp(row: Row) -> Row:
         row,
         device=device_name(),
         threads=torch.get_num_threads(),
-        versions=_versions(),
-        commit=_commit(),
+        versions=versions(),
+        commit=commit(),
         time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
@@ -96,7 +96,7 @@ def _processor() -> str:
 
 
 @functools.cache
-def _versions() -> str:
+def versions() -> str:
     try:
         import triton
 
@@ -107,7 +107,7 @@ def _versions() -> str:
 
 
 @functools.cache
-def _commit() -> str:
+def commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(

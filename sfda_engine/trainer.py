@@ -138,7 +138,7 @@ class Trainer:
             self.metrics.rewind(self.position.total)
         with RunProgress(enabled=self.accelerator.is_main_process) as progress, self.interrupts:
             if self.position.warmup < self.warmup_steps:
-                self._phase(progress, "generator warm-up", "warmup", self.warmup_steps, self._warmup_step)
+                self._phase(progress, "generator warm-up", "warmup", self.warmup_steps, self.warm_up_on)
             if not self.interrupts.requested:
                 self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
         if self.interrupts.requested:
@@ -202,7 +202,7 @@ class Trainer:
             self.config, self.accelerator, self.preprocess, self.pseudo_labelled, start=start, stop=stop
         )
 
-    def _warmup_step(self, index: int, batch: Batch) -> dict[str, Tensor]:
+    def warm_up_on(self, index: int, batch: Batch) -> dict[str, Tensor]:
         networks, method = self.networks, self.config.method
         with self.accelerator.autocast():
             features = None

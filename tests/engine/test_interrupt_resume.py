@@ -48,7 +48,7 @@ def send_after(monkeypatch: pytest.MonkeyPatch, method: str, calls: int, signals
     ("method", "calls", "sent", "checkpoint", "options"),
     [
         ("adapt_on", 2, signal.SIGINT, "0000004", []),
-        ("_warmup_step", 1, signal.SIGTERM, "0000001", []),
+        ("warm_up_on", 1, signal.SIGTERM, "0000001", []),
         ("adapt_on", 3, signal.SIGINT, "0000004", ["--run.gradient_accumulation", "2"]),
         ("adapt_on", 1, signal.SIGINT, "0000001", ["--method.student_init", "fresh"]),
         ("adapt_on", 2, signal.SIGINT, "0000004", ["--method.pseudo_label_weight", "1"]),

@@ -6,14 +6,23 @@ import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from accelerate import Accelerator
+from torch import nn
 
 import sfda_engine
+from benchmarks.peers import PEERS as METHODS
+from benchmarks.peers.target import Target
+from sfda_engine.data.readers import Images
+from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.weights import WeightsInfo
 
 ROOT = Path(__file__).parents[2]
 ENGINE, KERNELS = ROOT / "sfda_engine", ROOT / "kernels" / "sfda_kernels"
 EXPORT, RUNTIME = ROOT / "export" / "sfda_export", ROOT / "export" / "sfda_runtime"
+PEERS = ROOT / "benchmarks" / "peers"
 
 # The reading order of sfda_engine/__init__.py, one row a rank. A module imports from earlier rows or its own.
 ORDER = [
@@ -161,7 +170,39 @@ def test_adaptation_has_no_word_for_labels(part: str) -> None:
             assert not names & (LABELLED | {"LabelledImages", "LabelledItem", "EvaluationFrames", "TrainingFrames"})
 
 
+def test_methods_without_source_data_have_no_way_to_it_nor_to_labels() -> None:
+    """`run` scores when a method is done; beside it and the shell, nothing in the package may open any."""
+    shell = {"run", "domains", "rows", "__main__"}
+    closed = {"sfda_engine.data.datasets", "sfda_engine.data.scenes", "sfda_engine.data.folder"}
+    closed |= {"sfda_engine.evaluate", "sfda_engine.train_source", *(f"benchmarks.peers.{name}" for name in shell)}
+    words = LABELLED | {"LabelledImages", "LabelledItem", "EvaluationFrames", "EvaluateConfig", "SourceConfig"}
+    methods = [path for path in modules(PEERS) if path.stem not in shell]
+    assert len(methods) > 10
+    for path in methods:
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        found = {(module, name) for module, name in imports(path)}
+        assert not (names | {name for _, name in found}) & words, path
+        assert {name for module, name in found if module in closed} <= {"IGNORE"}, path
+        assert "TrainingFrames" not in names or path.stem == "target", path  # there, over pseudo-labels alone
+
+
+def test_methods_without_source_data_are_so_by_type() -> None:
+    assert get_type_hints(Target) == {
+        "images": Images,  # no way from here to a label
+        "preprocess": Preprocess,
+        "info": WeightsInfo,
+        "weights": str,  # the source network's file, not its data
+        "size": tuple[int, int],
+        "batch_size": int,
+        "steps": int,
+        "seed": int,
+        "accelerator": Accelerator,
+    }
+    for method in METHODS.values():
+        assert get_type_hints(method) == {"network": nn.Module, "target": Target, "return": Iterator[nn.Module]}, method
+
+
 def test_files_are_short() -> None:
-    ours = [path for package in (ENGINE, KERNELS, EXPORT, RUNTIME) for path in modules(package)]
+    ours = [path for package in (ENGINE, KERNELS, EXPORT, RUNTIME, PEERS) for path in modules(package)]
     lengths = {path: len(path.read_text().splitlines()) for path in ours}
     assert not {path: length for path, length in lengths.items() if length > 350}

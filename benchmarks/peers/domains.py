@@ -1,0 +1,47 @@
+"""The target domains by name: each a shipped configuration, so that size, batch and exposure are the engine's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfda_engine.config import Config
+from sfda_engine.config_loader import load_config, resolve_weights
+from sfda_engine.errors import UserError
+from sfda_engine.models.weights import sha256_of
+
+SCENES = ("night", "fog", "rain", "city")
+DOMAINS = (*(f"scenes:{split}" for split in SCENES), "camvid:dusk")
+
+
+def domain_config(domain: str, camvid_source: Path | None = None, camvid_root: Path | None = None) -> Config:
+    """The configuration of a domain. Raises UserError for an unknown one, or where CamVid's files are not named."""
+    kind, _, split = domain.partition(":")
+    if domain not in DOMAINS:
+        raise UserError(f"no domain is called {domain!r}; choose from {', '.join(DOMAINS)}")
+    if kind == "scenes":
+        return load_config("demo", ["--target.split", split, "--evaluate.split", split])
+    if camvid_source is None or camvid_root is None:
+        raise UserError(
+            f"{domain} needs --camvid-source FILE (a source model, see config camvid_source) and --camvid-root DIR "
+            "(the folder that holds dusk/images and dusk/labels)"
+        )
+    root = camvid_root.expanduser() / split
+    for folder in (root / "images", root / "labels"):
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}; --camvid-root is the folder that holds {split}/")
+    overrides = {"model.weights": camvid_source, "target.root": root, "evaluate.root": root}
+    config = load_config(
+        "camvid_day_to_dusk", [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    )
+    resolve_weights(config.model.weights)
+    return config
+
+
+def settings(config: Config, steps: int) -> str:
+    """What a row was measured under, in words; rows are comparable where it is equal."""
+    width, height = config.target.size
+    source = sha256_of(resolve_weights(config.model.weights))[:8]
+    return (
+        f"{steps} steps, {width}x{height}, batch {config.target.batch_size}, exposure {config.model.exposure}, "
+        f"source {source}"
+    )

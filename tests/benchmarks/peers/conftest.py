@@ -1,0 +1,44 @@
+"""Four frames of 32x32 at night, and the shipped source network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+
+from benchmarks.peers.run import open_domain
+from benchmarks.peers.target import Target
+from sfda_engine.config import Config
+from sfda_engine.config_loader import load_config
+
+
+@pytest.fixture(autouse=True)
+def _accelerate_as_it_was() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def tiny_config() -> Config:
+    size, frames = ["--target.size", "[32, 32]", "--target.batch_size", "2"], ["--target.frames", "4"]
+    return load_config("demo", [*size, *frames, "--evaluate.frames", "3"])
+
+
+@pytest.fixture
+def tiny() -> Config:
+    return tiny_config()
+
+
+@pytest.fixture
+def opened() -> Callable[..., tuple[nn.Module, Target]]:
+    """opened(steps=2) -> the source network and what a method may know."""
+
+    def build(steps: int = 2, seed: int = 0) -> tuple[nn.Module, Target]:
+        source, _, target = open_domain(tiny_config(), steps=steps, seed=seed)
+        return source, target
+
+    return build

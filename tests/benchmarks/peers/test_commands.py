@@ -1,0 +1,165 @@
+"""The command: one row, a sweep that goes on where it was, the plan, and bad input."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.peers import PEERS
+from benchmarks.peers.domains import DOMAINS, domain_config, settings
+from benchmarks.peers.rows import PeerRow, append_row, read_rows
+from sfda_engine.config import Config
+from sfda_engine.errors import UserError
+from tests.benchmarks.peers.conftest import tiny_config
+
+command = importlib.import_module("benchmarks.peers.__main__")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every domain is the tiny one."""
+    monkeypatch.setattr(command, "domain_config", lambda domain, *camvid: tiny_config())
+
+
+def made(method: str, domain: str, seed: int, steps: int = 2) -> PeerRow:
+    return PeerRow(
+        method=method,
+        domain=domain,
+        seed=seed,
+        settings=settings(tiny_config(), steps),
+        source_free=True,
+        miou_source=1.0,
+        miou_bn_warm_start=2.0,
+        miou_final=3.0,
+        miou_best=4.0,
+        best_step=1,
+        steps=steps,
+        seconds=70.0,
+        idle_seconds=7.0,
+        peak_memory_mb=5.0,
+        time="2026",
+    )
+
+
+def test_one_run_leaves_a_row_and_the_table(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--method", "tent", "--domain", "scenes:night", "--seed", "3", "--steps", "2", "--output", str(tmp_path)]
+    assert command.main(words) == 0
+    (row,) = read_rows(tmp_path / "peers.csv")
+    assert (row.method, row.domain, row.seed, row.steps) == ("tent", "scenes:night", 3, 2)
+    assert "| tent | none |" in (tmp_path / "peers.md").read_text()
+    assert "final" in capsys.readouterr().out
+    assert command.main(words) == 0  # it is there: nothing is measured again
+    assert read_rows(tmp_path / "peers.csv") == [row]
+
+
+def test_a_sweep_runs_what_is_missing_and_goes_on_after_a_failure(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "peers.csv"
+    append_row(table, made("adabn", "scenes:fog", 0))
+    append_row(table, made("tent", "scenes:fog", 1))
+    append_row(table, made("tent", "scenes:fog", 0, steps=9))  # another schedule is another row
+    table.write_text(table.read_text() + "adabn,scenes:fog,1,")  # and one that was killed while it was written
+    ran: list[tuple[str, int]] = []
+
+    def fake(line: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        options = dict(zip(line[3::2], line[4::2], strict=True))
+        ran.append((options["--method"], int(options["--seed"])))
+        if ran[-1] == ("tent", 0):
+            return subprocess.CompletedProcess(line, 1)
+        append_row(Path(options["--output"]) / "peers.csv", made(options["--method"], options["--domain"], ran[-1][1]))
+        return subprocess.CompletedProcess(line, 0)
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    words = ["--all", "--method", "adabn", "--method", "tent", "--domain", "scenes:fog", "--seed", "0", "--seed", "1"]
+    words += ["--steps", "2", "--output", str(tmp_path)]
+    assert command.main(words) == 1
+    assert ran == [("tent", 0), ("adabn", 1)]
+    assert "tent on scenes:fog seed 0" in capsys.readouterr().err
+    assert command.main(words) == 1
+    assert ran[2:] == [("tent", 0)]
+
+
+def test_a_run_of_its_own_process_is_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[list[str]] = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda line: lines.append(line) or subprocess.CompletedProcess(line, 0)
+    )  # fmt: skip
+    words = [
+        "--all",
+        "--domain",
+        "scenes:night",
+        "--seed",
+        "0",
+        "--steps",
+        "5",
+        "--limit",
+        "9",
+        "--output",
+        str(tmp_path),
+    ]
+    assert command.main(words) == 0
+    assert [line[4] for line in lines] == list(PEERS)
+    assert lines[0][:3] == [sys.executable, "-m", "benchmarks.peers"]
+    parsed = command.parse(lines[1][3:])
+    assert (parsed.method, parsed.domain, parsed.seed) == (["adabn"], ["scenes:night"], [0])
+    assert (parsed.steps, parsed.limit, parsed.output) == (5, 9.0, tmp_path)
+
+
+def test_the_plan_says_what_is_missing_and_runs_nothing(
+    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append_row(tmp_path / "peers.csv", made("tent", "scenes:night", 0))
+    words = ["--plan", "--method", "tent", "--method", "cbst", "--domain", "scenes:night", "--steps", "2"]
+    assert command.main([*words, "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "5 of 6 runs are missing" in shown
+    assert "7 (measured)" in shown
+    assert "at most 45" in shown
+    assert "about 2 min" in shown  # 2 x 7 s + 3 x 45 s
+    assert len(read_rows(tmp_path / "peers.csv")) == 1
+    assert not (tmp_path / "peers.md").exists()
+
+
+def test_without_camvid_the_scenes_are_all(tmp_path: Path) -> None:
+    arguments = command.parse(["--all"])
+    assert command.default_domains(arguments) == tuple(name for name in DOMAINS if name.startswith("scenes"))
+    assert command.default_domains(command.parse(["--all", "--camvid-root", "x"])) == DOMAINS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "tnet", "--all"], "no method is called 'tnet'"),
+        (["--domain", "scenes:snow", "--all"], "no domain is called 'scenes:snow'"),
+        (["--method", "tent", "--domain", "scenes:night"], "name --method, --domain and --seed"),
+        (["--all", "--steps", "0"], "above 0"),
+        (["--all", "--limit", "0"], "above 0"),
+        (["--all", "--seed", "-1"], "0 or more"),
+        (["--all", "--domain", "camvid:dusk"], "needs --camvid-source FILE"),
+        (["--all", "--camvid-root", "/nowhere"], "needs --camvid-source FILE"),
+        (["--all", "--domain", "camvid:dusk", "--camvid-root", "/nowhere", "--camvid-source", "x"], "no folder"),
+    ],
+)
+def test_bad_input_is_told_before_anything_runs(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        command.main([*words, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_camvid_source_that_is_not_there(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / "dusk" / kind).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"missing\.safetensors"):
+        domain_config("camvid:dusk", tmp_path / "missing.safetensors", tmp_path)
+
+
+def test_domains_are_the_shipped_runs() -> None:
+    config: Config = domain_config("scenes:rain")
+    assert (config.target.split, config.evaluate.split if config.evaluate else None) == ("rain", "rain")
+    assert (config.target.size, config.model.exposure) == ((128, 96), "gamma")
