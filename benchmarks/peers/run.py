@@ -138,7 +138,7 @@ def measure(name: str, method: Method, config: Config, domain: str, *, steps: in
 def score(config: Config, source: nn.Module, info: WeightsInfo, target: Target, weights: list[Weights]) -> list[float]:
     """mIoU (percent, labels' own size) of the source network as shipped, then of each set of weights."""
     assert config.evaluate is not None
-    images = open_evaluate(config.evaluate, num_classes=info.num_classes, size=target.size)
+    images = open_evaluate(config.evaluate, class_names=info.class_names, size=target.size)
     subset = config.evaluate.subset
 
     def miou(network: nn.Module, described: WeightsInfo) -> float:
