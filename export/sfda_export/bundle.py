@@ -17,10 +17,10 @@ from sfda_engine.errors import UserError
 from sfda_engine.files import write_json
 from sfda_engine.models.weights import sha256_of
 from sfda_export.parity import open_session, run
+from sfda_runtime import manifest
 from sfda_runtime.card import Card
+from sfda_runtime.pictures import index_png
 
-MANIFEST = "manifest.json"
-FORMAT = 1
 GOLDEN = 2
 PARTIAL = ".partial"
 
@@ -76,9 +76,7 @@ def write_golden(
         entry = {"frame": f"golden/{index}.png", "labels": f"golden/{index}_labels.png"}
         (labels,) = run(session, ["labels"], np.asarray(frame)[None])
         frame.save(folder / entry["frame"])
-        picture = Image.fromarray(labels[0])
-        picture.putpalette([value for color in palette for value in color])
-        picture.save(folder / entry["labels"])
+        (folder / entry["labels"]).write_bytes(index_png(labels[0], palette))
         entries.append(entry)
     return entries
 
@@ -93,9 +91,9 @@ def write_manifest(
     """Write manifest.json over every file that lies in the folder; paths are relative, with forward slashes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     write_json(
-        folder / MANIFEST,
+        folder / manifest.NAME,
         {
-            "format": FORMAT,
+            "format": manifest.FORMAT,
             "card": dataclasses.asdict(card),
             "files": {
                 path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}

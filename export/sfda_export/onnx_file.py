@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from google.protobuf.message import Message
 from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
+from sfda_engine.files import whole_file
 from sfda_runtime.card import METADATA_KEY, Card, to_json
 
 OPSETS = range(18, 23)
@@ -70,12 +70,8 @@ def write_onnx(model: onnx.ModelProto, path: Path, card: Card) -> None:
     if model.ByteSize() > LARGEST:
         raise UserError(f"{path.name} would have {model.ByteSize() / 1e9:.1f} GB: one ONNX file holds at most 2 GB")
     onnx.checker.check_model(model)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(model.SerializeToString(deterministic=True))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def strip_traces(message: Message) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from sfda_engine.files import write_text
 from sfda_engine.report import summary
 from sfda_engine.report.charts import loss_panels
 from sfda_engine.report.run_folder import CELLS, Run, read_run
@@ -29,11 +29,8 @@ def write_report(run_folder: Path) -> Path:
     The same folder gives the same bytes. Configuration, metrics and figures may be missing, their sections
     then are too. Raises UserError where result.json is absent or broken.
     """
-    page = render(read_run(run_folder))
     path = run_folder / "report.html"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, render(read_run(run_folder)))
     return path
 
 
