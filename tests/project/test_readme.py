@@ -53,9 +53,12 @@ def test_command_of_argparse_parses(line: str, readers_folder: Path) -> None:
     if line.startswith("sfda-infer "):
         build_parser().parse_args(shlex.split(line)[1:])
         return
-    module, *argv = shlex.split(line)[2:]
+    name, *argv = shlex.split(line)[2:]
+    module = import_module(name)
+    if hasattr(module, "__path__"):
+        module = import_module(f"{name}.__main__")
     with pytest.raises(SystemExit) as stop:
-        import_module(module).main([*argv, "--help"])
+        module.main([*argv, "--help"])
     assert stop.value.code == 0
 
 
