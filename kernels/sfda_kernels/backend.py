@@ -17,17 +17,13 @@ Backend = Literal["auto", "torch", "triton"]
 Resolved = Literal["torch", "triton"]
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Looked for without importing it, and here: torch.compile of torch 2.11 cannot follow a look at the disk.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def interpreted() -> bool:
     """Whether triton's interpreter runs kernels on the CPU; read by triton when a kernel is defined."""
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether triton can be imported; looking for it does not import it."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def resolve_backend(backend: Backend, operator: str, *tensors: Tensor) -> Resolved:
@@ -54,7 +50,7 @@ def resolve_backend(backend: Backend, operator: str, *tensors: Tensor) -> Resolv
 
 
 def _obstacle(tensors: tuple[Tensor, ...]) -> str | None:
-    if not has_triton():
+    if not HAS_TRITON:
         return "triton is not installed"
     for tensor in tensors:
         if tensor.dtype not in KERNEL_DTYPES:
