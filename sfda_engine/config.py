@@ -85,7 +85,10 @@ class ModelConfig:
     weights: str | None = None
     """Safetensors file or state dict; package:demo_source is the source model shipped for the demo."""
     backbone_weights: str | None = None
-    """ImageNet weights (a torchvision classifier's file) for a network that starts fresh."""
+    """ImageNet weights for the encoder of a network that starts fresh: the file of a torchvision classifier, or
+    imagenet = torchvision's published weights of that encoder, from torch's cache."""
+    download: bool = False
+    """Let `backbone_weights: imagenet` download what the cache lacks; nothing is downloaded otherwise."""
     feature_layer: str | None = None
     """Module whose output is the encoder feature map F. null = the architecture's own choice."""
     normalization: NormalizationConfig | None = None
@@ -137,6 +140,9 @@ class EvaluateConfig:
     subset: tuple[str, ...] | None = None
     """Names of the classes that the mean is taken over, or of class sets ([synthia16], [cityscapes13]).
     null = every class with a labelled pixel."""
+    expected_source_miou: float | None = None
+    """Published mIoU (percent) of the source model on these frames and this `subset`; a source model that is further
+    than 3 points from it, in either direction, is reported with a warning. null = not known."""
     as_deployed: bool = False
     """Score also what the vehicle writes: labels at target.size, by nearest to the frame (as --as-deployed)."""
 

@@ -28,6 +28,7 @@ AT_LEAST: dict[str, float] = {
     "target.frames": 1,
     "target.max_corrupt_share": 0,
     "evaluate.frames": 1,
+    "evaluate.expected_source_miou": 0,
     "method.alpha": 0,
     "method.beta": 0,
     "method.tau": 0,
@@ -66,6 +67,7 @@ ABOVE_ZERO = (
 AT_MOST: dict[str, float] = {
     "run.seed": 2**32 - 1,
     "target.max_corrupt_share": 1,
+    "evaluate.expected_source_miou": 100,
     "method.bn_momentum": 1,
 }
 BELOW_ONE = (
