@@ -26,7 +26,7 @@ from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
-from sfda_engine.files import write_json
+from sfda_engine.files import remove_partials, write_json
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
@@ -37,8 +37,10 @@ from sfda_engine.pseudo_labels import PseudoLabelled, label_target
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
+from sfda_engine.start import load_pseudo_labels, load_start, load_student, origin_of, save_start
 from sfda_engine.steps import Networks, uses_transfer
 from sfda_engine.trainer import LATENT, Trainer, peak_memory_mb
+from sfda_engine.unchanged import check_unchanged
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +77,15 @@ def adapt(config: Config) -> Adaptation | None:
         return None
 
     folder = run_folder(config)
-    if config.run.resume and (folder / "result.json").exists():
-        log.warning("%s is finished; nothing to resume", folder)
-        return Adaptation(folder, json.loads((folder / "result.json").read_text()))
+    if config.run.resume:
+        if is_finished(config, folder):
+            log.warning("%s is finished; nothing to resume", folder)
+            return Adaptation(folder, json.loads((folder / "result.json").read_text()))
+        check_unchanged(config, folder, ("run", "model", "target", "method"))
     accelerator = make_accelerator(config, folder)
     accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
+        remove_partials(folder)
         save_config(config, folder / "config.yaml")
     adapted_info = describe_adapted(info, config)
     trainer = make_trainer(config, accelerator, source, info, target, folder)
@@ -99,6 +104,12 @@ def adapt(config: Config) -> Adaptation | None:
     return Adaptation(folder, result)
 
 
+def is_finished(config: Config, folder: Path) -> bool:
+    """Whether a run has left all that it was to leave; the report and the bundle come last."""
+    last = ["result.json", "report.html"] + (["bundle"] if config.run.export else [])
+    return all((folder / name).exists() for name in last)
+
+
 def make_trainer(
     config: Config,
     accelerator: Accelerator,
@@ -114,14 +125,21 @@ def make_trainer(
     preprocess = Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device)
     method, (width, height) = config.method, config.target.size
     student = copy.deepcopy(source)
-    warm_started = folder / "bn_warm_start.safetensors" if folder else None
-    if warm_started is not None and config.run.resume and warm_started.exists():
-        load_state(student, read_weights(warm_started)[0], warm_started)
-    elif folder is not None or method.bn_warm_start_passes:
-        bn_warm_start(student, preprocess, target, config, accelerator)
-        if warm_started is not None and accelerator.is_main_process:
-            save_weights(warm_started, student, adapted_info)
-    pseudo_labelled = pseudo_labels(student, preprocess, target, config, accelerator)
+    origin = origin_of(accelerator, target, adapted_info.source_sha256)
+    start = load_start(folder, origin) if folder is not None and config.run.resume else None
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if start is not None:
+        load_student(start, student)
+        pseudo_labelled = load_pseudo_labels(start, target)
+    else:
+        if folder is not None or method.bn_warm_start_passes:
+            bn_warm_start(student, preprocess, target, config, accelerator)
+        pseudo_labelled = pseudo_labels(student, preprocess, target, config, accelerator)
+    if folder is not None and accelerator.is_main_process:
+        if start is None:
+            save_start(folder, origin, student, adapted_info, pseudo_labelled)
+        save_weights(folder / "bn_warm_start.safetensors", student, adapted_info)
+    set_seed(config.run.seed)  # one state from here on, whether the start was made or loaded
     if method.student_init == "fresh":
         student = fresh_segmenter(info, config.model)
     elif not method.bn_warm_start_passes:
