@@ -60,8 +60,9 @@ def _unwritten(run_folder: Path, final: Path, error: Exception) -> StorageError:
     free = shutil.disk_usage(run_folder).free
     before = list_checkpoints(run_folder)
     left = f"checkpoint {before[-1].name} is untouched" if before else "there is no earlier checkpoint"
+    reason = "a file was cut short" if TORCH_WRITER in str(error) else _first_line(error)
     return StorageError(
-        f"checkpoint {final} could not be written ({free / 2**20:.1f} MiB are free there; {_first_line(error)}); "
+        f"checkpoint {final} could not be written ({reason}; {free / 2**20:.1f} MiB are free there); "
         f"{left}. Free or repair that disk, then go on with --run.resume true; --run.keep_last 1 needs the least room"
     )
 
