@@ -19,14 +19,14 @@ from torch import nn
 
 from sfda_engine.build import check_forward, fresh_segmenter, load_segmenter, make_accelerator, precision, run_folder
 from sfda_engine.config import Config
-from sfda_engine.config_loader import parse_command, require_data, resolve_weights, save_config
+from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
-from sfda_engine.files import remove_partials, write_json
+from sfda_engine.files import write_json
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
@@ -37,10 +37,10 @@ from sfda_engine.pseudo_labels import PseudoLabelled, label_target
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
-from sfda_engine.start import load_pseudo_labels, load_start, load_student, origin_of, save_start
+from sfda_engine.start import find_start, load_start, save_start
 from sfda_engine.steps import Networks, uses_transfer
 from sfda_engine.trainer import LATENT, Trainer, peak_memory_mb
-from sfda_engine.unchanged import check_unchanged
+from sfda_engine.unchanged import begin, origin_of
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +77,14 @@ def adapt(config: Config) -> Adaptation | None:
         return None
 
     folder = run_folder(config)
-    if config.run.resume:
-        if is_finished(config, folder):
-            log.warning("%s is finished; nothing to resume", folder)
-            return Adaptation(folder, json.loads((folder / "result.json").read_text()))
-        check_unchanged(config, folder, ("run", "model", "target", "method"))
+    if config.run.resume and is_finished(config, folder):
+        log.warning("%s is finished; nothing to resume", folder)
+        return Adaptation(folder, json.loads((folder / "result.json").read_text()))
     accelerator = make_accelerator(config, folder)
-    accelerator.init_trackers("tensorboard")
-    if accelerator.is_main_process:
-        remove_partials(folder)
-        save_config(config, folder / "config.yaml")
     adapted_info = describe_adapted(info, config)
+    origin = origin_of(accelerator, target, adapted_info.source_sha256)
+    begin(config, accelerator, folder, ("run", "model", "target", "method"), origin)
+    accelerator.init_trackers("tensorboard")
     trainer = make_trainer(config, accelerator, source, info, target, folder)
     trainer.run()
     student = accelerator.unwrap_model(trainer.networks.student)
@@ -125,19 +122,17 @@ def make_trainer(
     preprocess = Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device)
     method, (width, height) = config.method, config.target.size
     student = copy.deepcopy(source)
-    origin = origin_of(accelerator, target, adapted_info.source_sha256)
-    start = load_start(folder, origin) if folder is not None and config.run.resume else None
+    start = find_start(folder) if folder is not None and config.run.resume else None
     accelerator.wait_for_everyone()  # all have looked before one writes
     if start is not None:
-        load_student(start, student)
-        pseudo_labelled = load_pseudo_labels(start, target)
+        pseudo_labelled = load_start(start, student, target)
     else:
         if folder is not None or method.bn_warm_start_passes:
             bn_warm_start(student, preprocess, target, config, accelerator)
         pseudo_labelled = pseudo_labels(student, preprocess, target, config, accelerator)
     if folder is not None and accelerator.is_main_process:
         if start is None:
-            save_start(folder, origin, student, adapted_info, pseudo_labelled)
+            save_start(folder, student, adapted_info, pseudo_labelled)
         save_weights(folder / "bn_warm_start.safetensors", student, adapted_info)
     set_seed(config.run.seed)  # one state from here on, whether the start was made or loaded
     if method.student_init == "fresh":

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import PolynomialLR
 from sfda_engine.build import check_forward, fresh_segmenter, make_accelerator, precision, run_folder
 from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig
-from sfda_engine.config_loader import parse_command, require_data, save_config
+from sfda_engine.config_loader import parse_command, require_data
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.data.datasets import default_classes, open_source
 from sfda_engine.data.folder import IGNORE
@@ -30,7 +30,7 @@ from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores
-from sfda_engine.files import remove_partials, write_json
+from sfda_engine.files import write_json
 from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import require_batch_norm
@@ -38,8 +38,7 @@ from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.progress import RunProgress
-from sfda_engine.start import load_start, origin_of, save_start
-from sfda_engine.unchanged import check_unchanged
+from sfda_engine.unchanged import begin, origin_of
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +75,9 @@ def train_source(config: Config) -> Path:
     require_batch_norm(model, f"model.arch {info.arch}")
     check_forward(model, source.size)
     folder = run_folder(config)
-    if config.run.resume:
-        check_unchanged(config, folder, ("run", "model", "source", "method"))
     accelerator = make_accelerator(config, folder)
+    begin(config, accelerator, folder, ("run", "model", "source", "method"), origin_of(accelerator, images, None))
     accelerator.init_trackers("tensorboard")
-    begin(config, accelerator, images, folder)
     steps = config.run.steps or 0
     if config.run.epochs is not None:
         steps = math.ceil(config.run.epochs * len(images) / source.batch_size)
@@ -99,18 +96,6 @@ def train_source(config: Config) -> Path:
         validate(config, validation, source.size, model, info, accelerator, folder)
     accelerator.end_training()
     return folder
-
-
-def begin(config: Config, accelerator: Accelerator, images: LabelledImages, folder: Path) -> None:
-    """Write what a later resume compares with. Raises UserError where the run to resume began with other frames."""
-    origin = origin_of(accelerator, images, None)
-    start = load_start(folder, origin) if config.run.resume else None
-    accelerator.wait_for_everyone()  # all have looked before one writes
-    if accelerator.is_main_process:
-        remove_partials(folder)
-        save_config(config, folder / "config.yaml")
-        if start is None:
-            save_start(folder, origin)
 
 
 def describe_source(config: Config, source: SourceConfig) -> WeightsInfo:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from PIL import Image
 
 from sfda_engine.build import make_accelerator
 from sfda_engine.config import Config
@@ -18,9 +17,8 @@ from sfda_engine.config_schema import KEYS
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.errors import UserError
-from sfda_engine.pseudo_labels import PseudoLabelled, load_labels, save_labels
-from sfda_engine.start import Origin, load_start, origin_of, save_start
-from sfda_engine.unchanged import FREE, check_unchanged
+from sfda_engine.files import write_json
+from sfda_engine.unchanged import FREE, begin, check_config, check_origin, origin_of
 
 ADAPT = ("run", "model", "target", "method")
 
@@ -42,7 +40,7 @@ ADAPT = ("run", "model", "target", "method")
 def test_other_values_are_named(options: list[str], words: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
     save_config(tiny(), tmp_path / "config.yaml")
     with pytest.raises(UserError) as caught:
-        check_unchanged(tiny(*options), tmp_path, ADAPT)
+        check_config(tiny(*options), tmp_path, ADAPT)
     assert words in str(caught.value)
     assert "began with another configuration" in str(caught.value)
 
@@ -61,11 +59,11 @@ def test_what_cannot_change_the_weights_may_differ(
     options: list[str], tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
     save_config(tiny(), tmp_path / "config.yaml")
-    check_unchanged(tiny(*options), tmp_path, ADAPT)
+    check_config(tiny(*options), tmp_path, ADAPT)
 
 
 def test_nothing_to_compare_with(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    check_unchanged(tiny("--run.seed", "1"), tmp_path, ADAPT)
+    check_config(tiny("--run.seed", "1"), tmp_path, ADAPT)
 
 
 def test_free_keys_are_keys() -> None:
@@ -73,51 +71,57 @@ def test_free_keys_are_keys() -> None:
 
 
 @pytest.fixture
-def origin(tiny: Callable[..., Config], night_frames: Path) -> Origin:
+def origin(tiny: Callable[..., Config], night_frames: Path) -> dict[str, Any]:
     return origin_of(make_accelerator(tiny(), None), FrameFiles(list_images(night_frames)), "abc")
 
 
-def test_origin_tells_frames_and_weights(origin: Origin) -> None:
-    assert (origin.frames, origin.weights_sha256, origin.mixed_precision, origin.processes) == (6, "abc", "no", 1)
+def test_origin_tells_frames_and_weights(origin: dict[str, Any]) -> None:
+    names = "\n".join(f"night_{seed}" for seed in range(6))
+    assert origin == {
+        "weights_sha256": "abc",
+        "frames": 6,
+        "frame_names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "mixed_precision": "no",
+        "processes": 1,
+    }
 
 
 @pytest.mark.parametrize(
     "other",
     [{"weights_sha256": "abd"}, {"frames": 7}, {"frame_names_sha256": "0"}, {"mixed_precision": "bf16"}],
 )
-def test_other_inputs_are_named(other: dict[str, str | int], origin: Origin, tmp_path: Path) -> None:
-    save_start(tmp_path, origin)
-    assert load_start(tmp_path, origin) == tmp_path / "start"
+def test_other_inputs_are_named(other: dict[str, Any], origin: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "origin.json", origin)
+    check_origin(origin, tmp_path)
     key, value = next(iter(other.items()))
-    with pytest.raises(UserError, match=rf"other inputs \({key} was {getattr(origin, key)}, is {value}\)"):
-        load_start(tmp_path, Origin(**(vars(origin) | other)))
+    with pytest.raises(UserError, match=rf"other inputs \({key} was {origin[key]}, is {value}\)"):
+        check_origin(origin | other, tmp_path)
 
 
 def test_other_number_of_processes_is_a_warning(
-    origin: Origin, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    origin: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save_start(tmp_path, origin)
-    assert load_start(tmp_path, Origin(**(vars(origin) | {"processes": 2})))
-    assert "began with 1 processes and goes on with 2" in caplog.text
+    write_json(tmp_path / "origin.json", origin)
+    check_origin(origin | {"processes": 2}, tmp_path)
+    assert "begun with 1, going on with 2 processes" in caplog.text
 
 
-def test_damaged_start_is_made_again(origin: Origin, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_start(tmp_path, origin) is None
-    assert caplog.records == []
-    save_start(tmp_path, origin)
-    (tmp_path / "start" / "origin.json").write_text(json.dumps(vars(origin) | {"frames": 5}))
-    with caplog.at_level(logging.WARNING):
-        assert load_start(tmp_path, origin) is None
-    assert "start is damaged (origin.json" in caplog.text
+@pytest.mark.parametrize("content", ["", "[]", "{}", "3"])
+def test_damaged_origin_is_named(content: str, origin: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "origin.json").write_text(content)
+    with pytest.raises(UserError, match=r"origin.json cannot be read .*delete it"):
+        check_origin(origin, tmp_path)
 
 
-def test_pseudo_labels_are_read_back_to_the_bit(night_frames: Path, tmp_path: Path) -> None:
-    images = FrameFiles(list_images(night_frames))
-    generator = torch.Generator().manual_seed(5)
-    pixels = [torch.randint(0, 256, (4, 6), dtype=torch.uint8, generator=generator).numpy() for _ in range(6)]
-    sizes = [(32 + index, 32) for index in range(6)]
-    save_labels(tmp_path / "labels.zip", PseudoLabelled(images, [Image.fromarray(each) for each in pixels], sizes))
-    read = load_labels(tmp_path / "labels.zip", images)
-    assert read.sizes == sizes
-    assert [(label.mode, label.tobytes()) for label in read.labels] == [("L", each.tobytes()) for each in pixels]
-    assert read.label(3).size == (35, 32)
+def test_refusal_writes_nothing(tiny: Callable[..., Config], origin: dict[str, Any], tmp_path: Path) -> None:
+    accelerator, partial = make_accelerator(tiny(), None), tmp_path / ".result.json.1.partial"
+    begin(tiny(), accelerator, tmp_path, ADAPT, origin)
+    partial.write_text("half")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for config, facts in ((tiny("--run.seed", "1"), origin), (tiny(), origin | {"frames": 7})):
+        resumed = replace(config, run=replace(config.run, resume=True))
+        with pytest.raises(UserError, match="began with"):
+            begin(resumed, accelerator, tmp_path, ADAPT, facts)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    begin(tiny("--run.resume", "true"), accelerator, tmp_path, ADAPT, origin)
+    assert not partial.exists()
