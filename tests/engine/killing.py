@@ -46,6 +46,7 @@ PHASES: dict[str, dict[str, tuple[Any, str]]] = {
         "evaluation": (SOURCE, "validate"),
     },
 }
+ANY = "any"  # the whole command as one phase
 Seconds = dict[str, list[float]]
 
 
@@ -103,7 +104,7 @@ def _child(command: str, argv: list[str], log: Path, kill: Kill | None, sender: 
 
     for phase, (owner, name) in PHASES[command].items():
         setattr(owner, name, watch(phase, getattr(owner, name)))
-    code = exit_code(import_module(f"sfda_engine.{command}").main, argv)
+    code = exit_code(watch(ANY, import_module(f"sfda_engine.{command}").main), argv)
     while announced:
         time.sleep(1)
     sender.send((code, dict(seconds)))

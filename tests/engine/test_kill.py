@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import ROOT
-from tests.engine.killing import PHASES, Kill, Seconds, leavings, run
+from tests.engine.killing import ANY, PHASES, Kill, Seconds, leavings, run
 
 KILLED = -9
 
@@ -50,7 +50,7 @@ def check_kills(command: str, argv: list[str], phases: list[tuple[str, int]], se
     whole, halves, log = folder / "whole", folder / "halves", folder / "log.txt"
     code, seconds = run(command, [*argv, "--run.output", str(whole)], log)
     assert code == 0, log.read_text()
-    assert seconds.keys() == PHASES[command].keys()
+    assert seconds.keys() == PHASES[command].keys() | {ANY}
     generator = random.Random(seed)
     going_on = [*argv, "--run.output", str(halves), "--run.resume", "true"]
     for phase, calls in phases:
@@ -75,8 +75,8 @@ def test_ten_kills_in_a_row(adapt_argv: list[str], tmp_path: Path) -> None:
     check_kills("adapt", adapt_argv, phases, seed=0, folder=tmp_path)
 
 
-def test_kills_in_a_row(adapt_argv: list[str], tmp_path: Path) -> None:
-    check_kills("adapt", adapt_argv, [("pseudo-labels", 1), ("checkpoint", 2), ("evaluation", 1)], 1, tmp_path)
+def test_kills_at_any_moment(adapt_argv: list[str], tmp_path: Path) -> None:
+    check_kills("adapt", adapt_argv, [(ANY, 1), (ANY, 1), ("checkpoint", 1)], 1, tmp_path)
 
 
 def test_kills_of_source_training(source_argv: list[str], tmp_path: Path) -> None:
