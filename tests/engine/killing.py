@@ -62,7 +62,7 @@ class Kill:
 def run(command: str, argv: list[str], log: Path, kill: Kill | None = None) -> tuple[int, Seconds]:
     """Exit code of the process (-9 where it was killed) and, where it was not, the seconds of every phase's calls.
 
-    A process that is through before its moment comes waits for it.
+    A call that is through before its moment comes waits for it.
     """
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload([__name__])
@@ -85,28 +85,25 @@ def _child(command: str, argv: list[str], log: Path, kill: Kill | None, sender: 
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = log.open("a")
     seconds: Seconds = defaultdict(list)
-    announced = False
 
     def watch(phase: str, function: Callable) -> Callable:
         @wraps(function)
         def watched(*arguments: Any, **named: Any) -> Any:
-            nonlocal announced
-            if kill is not None and kill.phase == phase and len(seconds[phase]) + 1 == kill.call:
-                announced = True
+            here = kill is not None and kill.phase == phase and len(seconds[phase]) + 1 == kill.call
+            if here:
                 sender.send(HERE)
             since = time.perf_counter()
-            try:
-                return function(*arguments, **named)
-            finally:
-                seconds[phase].append(time.perf_counter() - since)
+            result = function(*arguments, **named)
+            seconds[phase].append(time.perf_counter() - since)
+            while here:  # through before its moment came: it waits
+                time.sleep(1)
+            return result
 
         return watched
 
     for phase, (owner, name) in PHASES[command].items():
         setattr(owner, name, watch(phase, getattr(owner, name)))
     code = exit_code(watch(ANY, import_module(f"sfda_engine.{command}").main), argv)
-    while announced:
-        time.sleep(1)
     sender.send((code, dict(seconds)))
 
 
