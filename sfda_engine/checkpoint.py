@@ -8,19 +8,19 @@ come back on the CPU.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from safetensors import SafetensorError
 
 from sfda_engine.errors import StorageError, UserError
 from sfda_engine.sealed import damage, discard, partial_of, remove_unsealed, seal
 
-log = get_logger(__name__)  # of several processes the main one speaks
+log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 MISFITS = (RuntimeError, ValueError, KeyError)

@@ -6,10 +6,10 @@ cost minutes, and on a GPU other bits.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
-from accelerate.logging import get_logger
 from torch import nn
 
 from sfda_engine.data.readers import Images
@@ -19,7 +19,7 @@ from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, sa
 from sfda_engine.pseudo_labels import PseudoLabelled, load_labels, save_labels
 from sfda_engine.sealed import damage, partial_of, seal
 
-log = get_logger(__name__)  # of several processes the main one speaks
+log = logging.getLogger(__name__)
 
 FOLDER = "start"
 STUDENT, LABELS = "bn_warm_start.safetensors", "pseudo_labels.zip"

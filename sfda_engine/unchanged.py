@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 
 from sfda_engine.config import Config
 from sfda_engine.config_loader import load_config, save_config
@@ -21,7 +21,7 @@ from sfda_engine.data.readers import Images
 from sfda_engine.errors import UserError
 from sfda_engine.files import remove_partials, write_json
 
-log = get_logger(__name__)  # of several processes the main one speaks
+log = logging.getLogger(__name__)
 
 CONFIG, ORIGIN = "config.yaml", "origin.json"
 # Keys that may differ. model.weights is a path: the hash of what lies there is compared. log_every and checkpoint_every
