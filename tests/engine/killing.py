@@ -43,7 +43,7 @@ PHASES: dict[str, dict[str, tuple[Any, str]]] = {
         "training": (SOURCE, "segmentation_loss"),
         "checkpoint": (SOURCE, "save_checkpoint"),
         "saving weights": (SOURCE, "save_weights"),
-        "evaluation": (SOURCE, "validate"),
+        "evaluation": (SOURCE, "evaluate_images"),
     },
 }
 ANY = "any"  # the whole command as one phase
