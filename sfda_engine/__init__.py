@@ -10,7 +10,8 @@ The way of the data, in reading order; imports point upwards only:
     losses                 one term of the paper a file
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
-    metrics, progress, checkpoint, interrupts, trainer   the loop under Accelerate
+    sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
+    metrics, progress, interrupts, trainer   the loop under Accelerate
     build, evaluate        from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
     results, report        what a run leaves

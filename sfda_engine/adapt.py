@@ -19,7 +19,7 @@ from torch import nn
 
 from sfda_engine.build import check_forward, fresh_segmenter, load_segmenter, make_accelerator, precision, run_folder
 from sfda_engine.config import Config
-from sfda_engine.config_loader import parse_command, require_data, resolve_weights, save_config
+from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
@@ -40,8 +40,10 @@ from sfda_engine.pseudo_labels import PseudoLabelled, label_target
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
+from sfda_engine.start import find_start, load_start, save_start
 from sfda_engine.steps import Networks, uses_transfer
 from sfda_engine.trainer import LATENT, Trainer, peak_memory_mb
+from sfda_engine.unchanged import begin, origin_of
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +82,14 @@ def adapt(config: Config) -> Adaptation | None:
         return None
 
     folder = run_folder(config)
-    if config.run.resume and (folder / "result.json").exists():
+    if config.run.resume and is_finished(config, folder):
         log.warning("%s is finished; nothing to resume", folder)
         return Adaptation(folder, json.loads((folder / "result.json").read_text()))
     accelerator = make_accelerator(config, folder)
-    accelerator.init_trackers("tensorboard")
-    if accelerator.is_main_process:
-        save_config(config, folder / "config.yaml")
     adapted_info = describe_adapted(info, config)
+    origin = origin_of(accelerator, target, adapted_info.source_sha256)
+    begin(config, accelerator, folder, ("run", "model", "target", "method"), origin)
+    accelerator.init_trackers("tensorboard")
     trainer = make_trainer(config, accelerator, source, info, target, folder)
     trainer.run()
     student = accelerator.unwrap_model(trainer.networks.student)
@@ -107,6 +109,12 @@ def adapt(config: Config) -> Adaptation | None:
     return Adaptation(folder, result)
 
 
+def is_finished(config: Config, folder: Path) -> bool:
+    """Whether a run has left all that it was to leave; the report and the bundle come last."""
+    last = ["result.json", "report.html"] + (["bundle"] if config.run.export else [])
+    return all((folder / name).exists() for name in last)
+
+
 def make_trainer(
     config: Config,
     accelerator: Accelerator,
@@ -122,14 +130,19 @@ def make_trainer(
     preprocess = Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device)
     method, (width, height) = config.method, config.target.size
     student = copy.deepcopy(source)
-    warm_started = folder / "bn_warm_start.safetensors" if folder else None
-    if warm_started is not None and config.run.resume and warm_started.exists():
-        load_state(student, read_weights(warm_started)[0], warm_started)
-    elif folder is not None or method.bn_warm_start_passes:
-        bn_warm_start(student, preprocess, target, config, accelerator)
-        if warm_started is not None and accelerator.is_main_process:
-            save_weights(warm_started, student, adapted_info)
-    pseudo_labelled = pseudo_labels(student, preprocess, target, config, accelerator)
+    start = find_start(folder) if folder is not None and config.run.resume else None
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if start is not None:
+        pseudo_labelled = load_start(start, student, target)
+    else:
+        if folder is not None or method.bn_warm_start_passes:
+            bn_warm_start(student, preprocess, target, config, accelerator)
+        pseudo_labelled = pseudo_labels(student, preprocess, target, config, accelerator)
+    if folder is not None and accelerator.is_main_process:
+        if start is None:
+            save_start(folder, student, adapted_info, pseudo_labelled)
+        save_weights(folder / "bn_warm_start.safetensors", student, adapted_info)
+    set_seed(config.run.seed)  # one state from here on, whether the start was made or loaded
     if method.student_init == "fresh":
         student = fresh_segmenter(info, config.model)
     elif not method.bn_warm_start_passes:

@@ -145,7 +145,7 @@ def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
         # a second run in one process (Python API) may want another precision
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=chosen,
         # not with the loader: it has ended before the last step's first batch is used
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -155,3 +155,6 @@ def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
         log_with=config.run.log_with if folder is not None and config.run.log_with != "none" else None,
         project_dir=str(folder) if folder is not None else None,
     )
+    if not accelerator.is_main_process:
+        logging.getLogger("sfda_engine").setLevel(logging.ERROR)  # the main process has said it
+    return accelerator

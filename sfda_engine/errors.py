@@ -1,4 +1,4 @@
-"""The ways a command can fail, and their exit codes: the user's mistake (2), training or export failed (1)."""
+"""The ways a command can fail, and their exit codes: the user's mistake (2); training, export, the disk failed (1)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ class UserError(Exception):
 
 class TrainingError(Exception):
     """Training failed although the input was fine (a loss became NaN). Exit code 1."""
+
+
+class StorageError(Exception):
+    """The disk is full or failing: the message says what could not be written and what to do. Exit code 1."""
 
 
 class ExportError(Exception):

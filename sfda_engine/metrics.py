@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfda_engine.errors import TrainingError
-from sfda_engine.files import write_text
+from sfda_engine.files import append_line, write_text
 
 
 class Metrics:
@@ -45,8 +45,7 @@ class Metrics:
     def write(self, line: dict[str, object]) -> None:
         """Append one line to metrics.jsonl."""
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
+            append_line(self.path, json.dumps(line, allow_nan=False))
 
     def rewind(self, total: int) -> None:
         """Drop the lines past `total` steps (warm-up and adaptation): a resumed run writes them again."""

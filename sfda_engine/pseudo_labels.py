@@ -10,8 +10,12 @@ Shapes: B batch, K classes, M sampled pixels.
 from __future__ import annotations
 
 import copy
+import io
+import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,6 +56,24 @@ class PseudoLabelled:
     def label(self, index: int) -> Image.Image:
         """The pseudo-label at the frame's own size, 255 where the teacher is not sure."""
         return self.labels[index].resize(self.sizes[index], Image.Resampling.NEAREST)
+
+
+def save_labels(path: Path, labelled: PseudoLabelled) -> None:
+    """Write the labels as a zip file of PNG files, one a frame, and `sizes.json`, the frames' own sizes."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("sizes.json", json.dumps(labelled.sizes))
+        for index, label in enumerate(labelled.labels):
+            png = io.BytesIO()
+            label.save(png, format="PNG", compress_level=1)  # several times faster, a little larger
+            file.writestr(f"{index:07d}.png", png.getvalue())
+
+
+def load_labels(path: Path, images: Images) -> PseudoLabelled:
+    """The labels that `save_labels` wrote for these very frames."""
+    with zipfile.ZipFile(path) as file:
+        sizes = [(width, height) for width, height in json.loads(file.read("sizes.json"))]
+        labels = [Image.open(io.BytesIO(file.read(f"{index:07d}.png"))).copy() for index in range(len(sizes))]
+    return PseudoLabelled(images, labels, sizes)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import PolynomialLR
 from sfda_engine.build import check_forward, fresh_segmenter, make_accelerator, precision, run_folder
 from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig
-from sfda_engine.config_loader import parse_command, require_data, save_config
+from sfda_engine.config_loader import parse_command, require_data
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.data.datasets import check_label_folder, default_classes, open_evaluate, open_source
 from sfda_engine.data.folder import IGNORE
@@ -40,6 +40,7 @@ from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.progress import RunProgress
+from sfda_engine.unchanged import begin, origin_of
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +81,8 @@ def train_source(config: Config) -> Path:
     check_forward(model, source.size)
     folder = run_folder(config)
     accelerator = make_accelerator(config, folder)
+    begin(config, accelerator, folder, ("run", "model", "source", "method"), origin_of(accelerator, images, None))
     accelerator.init_trackers("tensorboard")
-    if accelerator.is_main_process:
-        save_config(config, folder / "config.yaml")
     steps = config.run.steps or 0
     if config.run.epochs is not None:
         steps = math.ceil(config.run.epochs * len(images) / source.batch_size)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sfda_engine.errors import StorageError
 from sfda_engine.files import write_json, write_text
 
 
@@ -42,6 +43,8 @@ def test_a_failed_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        StorageError, match=r"a\.txt cannot be written \(No space left on device\); free .*--run.resume"
+    ):
         write_text(tmp_path / "a.txt", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

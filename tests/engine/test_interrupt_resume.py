@@ -130,17 +130,22 @@ def test_half_written_checkpoint_is_passed_over(tiny_yaml: Path, tmp_path: Path,
     assert numbers(halves) == numbers(whole)
 
 
-def test_checkpoint_of_another_configuration_is_the_users_mistake(
+def test_another_configuration_is_the_users_mistake(
     tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick: None
 ) -> None:
     argv = ["--config", str(tiny_yaml), "--run.output", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
         send_after(patch, "adapt_on", 2, [signal.SIGINT])
         assert exit_code(main, argv) == 130
-    assert exit_code(main, [*argv, "--run.resume", "true", "--method.patch_grid", "3"]) == 2
+    begun = (tmp_path / "run" / "config.yaml").read_text()
+    other = ["--method.patch_grid", "3", "--run.seed", "1", "--run.keep_last", "1"]
+    assert exit_code(main, [*argv, "--run.resume", "true", *other]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: checkpoint ")
-    assert "resume with the configuration that wrote it" in message
+    assert "began with another configuration (run.seed was 0, is 1; method.patch_grid was 2, is 3)" in message
+    assert "keep_last" not in message
+    assert (tmp_path / "run" / "config.yaml").read_text() == begun
+    assert exit_code(main, [*argv, "--run.resume", "true", "--run.keep_last", "1"]) == 0
+    assert len(list_checkpoints(tmp_path / "run")) == 1
 
 
 @pytest.mark.slow

@@ -27,7 +27,8 @@ PEERS = ROOT / "benchmarks" / "peers"
 
 # The reading order of sfda_engine/__init__.py, one row a rank. A module imports from earlier rows or its own.
 ORDER = [
-    {"errors", "files"},
+    {"errors"},
+    {"files"},
     {"config"},
     {"config_schema", "presets", "config_checks"},
     {"config_loader"},
@@ -37,7 +38,8 @@ ORDER = [
     {"losses"},
     {"steps"},
     {"self_training"},
-    {"metrics", "progress", "checkpoint", "interrupts"},
+    {"sealed"},
+    {"metrics", "progress", "checkpoint", "unchanged", "start", "interrupts"},
     {"trainer"},
     {"build"},
     {"evaluate", "expectation"},
