@@ -11,9 +11,10 @@ The way of the data, in reading order; imports point upwards only:
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
     metrics, progress, checkpoint, interrupts, trainer   the loop under Accelerate
+    input_convention, intake_findings, intake, intake_table   what source model and frames tell before a run
     build, evaluate        from configuration to networks; the only reader of target labels
     results, report        what a run leaves
-    adapt, train_source    the commands
+    adapt, train_source, inspect_source      the commands
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
@@ -27,6 +27,8 @@ from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
 from sfda_engine.files import write_json
+from sfda_engine.intake import Intake, examine, exposure_of, heed
+from sfda_engine.intake_table import intake_json, print_intake
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
@@ -69,8 +71,14 @@ def adapt(config: Config) -> Adaptation | None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
     check_forward(source, config.target.size)
+    source.to(PartialState().device)
+    exposure = exposure_of(info, config.model)
+    intake = examine(source, info, target, size=config.target.size, exposure=exposure)
+    for warning in heed(intake, refuse=config.model.check_input):
+        log.warning(warning)
     if config.run.dry_run:
         accelerator = make_accelerator(config, None)
+        print_intake(intake, info, Console())
         print_plan(config, make_trainer(config, accelerator, source, info, target, None), info)
         return None
 
@@ -92,7 +100,7 @@ def adapt(config: Config) -> Adaptation | None:
             save_weights(folder / f"{name}.safetensors", student, adapted_info)
     accelerator.wait_for_everyone()
     scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
-    result = finish(config, trainer, folder, info, adapted_info, scores, student)
+    result = finish(config, trainer, folder, info, adapted_info, scores, student, intake)
     accelerator.end_training()
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)
@@ -179,11 +187,10 @@ def pseudo_labels(
 
 def describe_adapted(info: WeightsInfo, config: Config) -> WeightsInfo:
     """What the adapted file says of itself: exposure corrected where the source or the configuration asks for it."""
-    gamma = "gamma" in (config.model.exposure, info.exposure)
     weights = resolve_weights(config.model.weights or "")
     return dataclasses.replace(
         info,
-        exposure="gamma" if gamma else "none",
+        exposure=exposure_of(info, config.model),
         size=config.target.size,
         source_sha256=sha256_of(weights),
         method=f"sfda {config.method.preset}",
@@ -224,6 +231,7 @@ def finish(
     adapted_info: WeightsInfo,
     scores: dict[str, Evaluation],
     student: nn.Module,
+    intake: Intake,
 ) -> dict[str, Any]:
     """Write figures, result.json and report.html; the main process alone."""
     accelerator = trainer.accelerator
@@ -239,7 +247,8 @@ def finish(
             images_per_second=frames / seconds if seconds else 0.0,
             peak_memory_mb=peak_memory_mb(accelerator.device),
             device=str(accelerator.device),
-            warnings=literal_warnings(config.method),
+            warnings=[*literal_warnings(config.method), *heed(intake, refuse=False)],
+            intake=intake_json(intake),
         )
     )
     if accelerator.is_main_process:

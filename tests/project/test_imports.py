@@ -39,12 +39,17 @@ ORDER = [
     {"metrics", "progress", "checkpoint", "interrupts"},
     {"trainer"},
     {"build"},
+    {"input_convention"},
+    {"intake_findings"},
+    {"intake"},
+    {"intake_table"},
     {"evaluate"},
     {"results"},
     {"report"},
     {"dry_run"},
     {"entry"},
     {"adapt", "train_source"},
+    {"inspect_source"},
     {"cli"},
 ]
 ANYWHERE = {"entry"}  # how a command ends: every module that is a command closes with it
