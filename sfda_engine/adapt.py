@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
@@ -27,7 +27,7 @@ from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
 from sfda_engine.files import write_json
-from sfda_engine.intake import Intake, examine, exposure_of, heed
+from sfda_engine.intake import Intake, examination_device, examine, exposure_of, heed
 from sfda_engine.intake_table import intake_json, print_intake
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
@@ -71,7 +71,7 @@ def adapt(config: Config) -> Adaptation | None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
     check_forward(source, config.target.size)
-    source.to(PartialState().device)
+    source.to(examination_device())
     exposure = exposure_of(info, config.model)
     intake = examine(source, info, target, size=config.target.size, exposure=exposure)
     for warning in heed(intake, refuse=config.model.check_input):

@@ -6,8 +6,6 @@ import json
 import sys
 from contextlib import redirect_stdout
 
-from accelerate import PartialState
-from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -17,11 +15,11 @@ from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data
 from sfda_engine.data.datasets import open_target, target_paths
 from sfda_engine.data.frame_files import FrameFiles
-from sfda_engine.data.frame_sample import FrameSample
+from sfda_engine.data.frame_sample import SampledFrames
 from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import seconds_per_step
 from sfda_engine.entry import run_entry
-from sfda_engine.intake import FRAMES, examine, exposure_of
+from sfda_engine.intake import FRAMES, examination_device, examine, exposure_of
 from sfda_engine.intake_table import intake_json, print_intake
 from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.weights import WeightsInfo
@@ -34,22 +32,6 @@ and memory of a run (measured on two steps). WEIGHTS stands for --model.weights 
 Exit code 0: they fit. 2: adapt would refuse them, or a mistake in the command."""
 
 
-class SampledFrames:
-    """The frames of a sample as `Images`."""
-
-    def __init__(self, sample: FrameSample) -> None:
-        self.frames = sample.images
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def name(self, index: int) -> str:
-        return f"frame_{index}"
-
-    def image(self, index: int) -> Image.Image:
-        return self.frames[index]
-
-
 def inspect_source(config: Config, *, as_json: bool = False) -> int:
     """Examine what `config` names and print it; 0 where it fits, 2 where `adapt` would refuse it."""
     precision(config)
@@ -57,11 +39,11 @@ def inspect_source(config: Config, *, as_json: bool = False) -> int:
     source, info = load_segmenter(config.model)
     require_batch_norm(source, f"model.arch {info.arch}")
     check_forward(source, config.target.size)
-    source.to(PartialState().device)
+    source.to(examination_device())
     images = target_images(config)
     exposure = exposure_of(info, config.model)
     intake = examine(source, info, images, size=config.target.size, exposure=exposure)
-    cost = None if intake.refused else run_cost(config, source, info, intake.frames, len(images))
+    cost = None if intake.refused else run_cost(config, source, info, images, intake.frames.usable)
     if as_json:
         print(json.dumps(intake_json(intake) | {"expected": cost}, indent=2, allow_nan=False))
     else:
@@ -75,14 +57,14 @@ def target_images(config: Config) -> Images:
 
 
 def run_cost(
-    config: Config, source: nn.Module, info: WeightsInfo, sample: FrameSample, frames: int
+    config: Config, source: nn.Module, info: WeightsInfo, images: Images, usable: tuple[int, ...]
 ) -> dict[str, float | int | str]:
-    """Seconds and peak memory of a run, from two adaptation steps on the sampled frames that leave no trace."""
+    """Seconds and peak memory of a run, from two adaptation steps on `usable` frames that leave no trace."""
     accelerator = make_accelerator(config, None)
     with redirect_stdout(sys.stderr):
-        trainer = make_trainer(config, accelerator, source, info, SampledFrames(sample), None)
+        trainer = make_trainer(config, accelerator, source, info, SampledFrames(images, usable), None)
         seconds = seconds_per_step(trainer)
-    steps = total_steps(config, frames) + warmup_steps(config)
+    steps = total_steps(config, len(images)) + warmup_steps(config)
     return {
         "basis": "measured on 2 steps on this machine",
         "device": str(accelerator.device),

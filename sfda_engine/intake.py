@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+import torch
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from sfda_engine.config import ModelConfig
@@ -61,12 +64,12 @@ def examine(
     count: int = FRAMES,
 ) -> Intake:
     """Examine a segmenter in eval mode (left as it is) and `count` frames at `size` (width, height) on its device."""
-    sample = read_sample(images, count)
+    sample, frames = read_sample(images, count, size)
     findings = [*frame_findings(sample), *size_findings(sample, size, info), *model_findings(model, info)]
     conventions: ConventionFits | None = None
     distance: dict[Exposure, float] | None = None
-    if len(sample.images) > 1 and not any(finding.severity == "refuse" for finding in findings):
-        frames = sample.tensor(size).to(next(model.parameters()).device)
+    if len(frames) > 1 and not any(finding.severity == "refuse" for finding in findings):
+        frames = frames.to(next(model.parameters()).device)
         bright = gamma_exposure(frames)
         conventions = fit_conventions(model, bright, info.normalization)
         distance = {
@@ -85,6 +88,13 @@ def examine(
         exposure=exposure,
         findings=tuple(sorted(findings, key=lambda finding: ("refuse", "warn", "note").index(finding.severity))),
     )
+
+
+def examination_device() -> torch.device:
+    """This process's GPU where the launcher lets it use one, else the CPU; Accelerate is not set up for it."""
+    if torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def exposure_of(info: WeightsInfo, config: ModelConfig) -> Exposure:

@@ -66,14 +66,14 @@ def frame_findings(sample: FrameSample) -> Iterator[Finding]:
     """Frames that cannot be decoded, show nothing, or are there twice."""
     if sample.unreadable:
         yield Finding(
-            "warn" if sample.images else "refuse",
+            "warn" if sample.usable else "refuse",
             f"{len(sample.unreadable)} of {sample.read} frames cannot be decoded",
             f"first: {sample.unreadable[0]}",
             "repair or remove them (adapt skips up to target.max_corrupt_share of all)",
         )
     if sample.constant:
         yield Finding(
-            "warn" if sample.images else "refuse",
+            "warn" if sample.usable else "refuse",
             f"{len(sample.constant)} of {sample.read} frames have one color",
             f"first: {sample.constant[0]}; such a frame (covered lens, lost signal) teaches nothing and bends the "
             "BN statistics",
@@ -87,10 +87,10 @@ def frame_findings(sample: FrameSample) -> Iterator[Finding]:
             f"first: {' = '.join(sample.duplicates[0][:3])}; adaptation would see them more often",
             "remove the copies",
         )
-    if 0 < len(sample.images) < 4:
+    if 0 < len(sample.usable) < 4:
         yield Finding(
             "warn",
-            f"only {len(sample.images)} usable frames",
+            f"only {len(sample.usable)} usable frames",
             "so few tell little, and one alone nothing of the input",
             "give more frames",
         )
@@ -176,15 +176,19 @@ def convention_findings(fits: ConventionFits, stated: Normalization) -> Iterator
     ratio = fits.entropy[order] / max(fits.entropy[other], 1e-9)
     if ratio >= ORDER_DOUBTED:
         refused = ratio >= ORDER_REFUSED
+        # mean and std may have been stated for either order: beside a swap only another scale is a fault of its own
+        nearest = min(fits.stated[other], fits.others[other][0], key=lambda fit: fit.distance)
         yield Finding(
             "refuse" if refused else "warn",
             f"red and blue {'are' if refused else 'may be'} swapped: the input is declared {order.upper()}, but the "
             f"source fits {other.upper()}",
             f"after a BN warm start its predictions are {ratio:.2f} times as uncertain (mean entropy "
             f"{fits.entropy[order]:.3f} against {fits.entropy[other]:.3f}) as with the channels exchanged",
-            f"{remedy(fits.stated[other].normalization)}, or if that is what the source was trained with, the frames "
-            "themselves were written with red and blue exchanged: write them again",
+            f"{remedy(nearest.normalization)}; or if the declaration is what the source was trained with, the frames "
+            "were written with red and blue exchanged: write them again",
         )
+        if refused and 0.5 < times_as_large(fits.stated[other].normalization, nearest.normalization) < 2:
+            return
         order = other if refused else order
     elif ratio > 1 / ORDER_DOUBTED:
         yield Finding(
@@ -213,18 +217,21 @@ def scale_findings(stated: Fit, best: Fit) -> Iterator[Finding]:
 
 def scale_fault(stated: Normalization, best: Normalization) -> str:
     """What the difference between two conventions is called."""
-    times = stated.value_range / best.value_range * sum(best.std) / sum(stated.std)
+    times = times_as_large(stated, best)
     if times > 50:
         return f"a division by 255 is missing: inputs are about {times:.0f} times as large as those of the source"
     if times < 1 / 50:
         return f"one division by 255 too many: inputs are about {1 / times:.0f} times as small as those of the source"
     if set(stated.mean) == {0.0} and set(stated.std) == {1.0}:
-        return (
-            "the normalization is missing: inputs are declared without mean and std, the source was trained with them"
-        )
+        return "the normalization is missing: none is declared, but the source was trained with mean and std"
     if set(best.mean) == {0.0} and set(best.std) == {1.0}:
         return "a normalization is declared, but the source was trained without mean and std"
     return "the declared mean and std are not those of the source"
+
+
+def times_as_large(one: Normalization, other: Normalization) -> float:
+    """The ratio of the ranges of two conventions' inputs."""
+    return one.value_range / other.value_range * sum(other.std) / sum(one.std)
 
 
 def remedy(normalization: Normalization) -> str:

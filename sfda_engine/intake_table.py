@@ -40,7 +40,7 @@ def fact_rows(intake: Intake, info: WeightsInfo) -> dict[str, str]:
         "model": f"{info.arch}, {intake.batch_norm_layers} BatchNorm layers",
         "classes": f"{info.num_classes}: {', '.join(info.class_names)}",
         "declared input": describe(info.normalization),
-        "frames": f"{frames.read} of {frames.total} read, {len(frames.images)} used; {sizes or 'none readable'}",
+        "frames": f"{frames.read} of {frames.total} read, {len(frames.usable)} used; {sizes or 'none readable'}",
     }
     if intake.distance is not None:
         rows["distance from source"] = (
@@ -81,7 +81,7 @@ def intake_json(intake: Intake) -> dict[str, Any]:
         "frames": {
             "total": frames.total,
             "read": frames.read,
-            "used": len(frames.images),
+            "used": len(frames.usable),
             "sizes": {by(size): count for size, count in frames.sizes.items()},
             "unreadable": list(frames.unreadable),
             "constant": list(frames.constant),

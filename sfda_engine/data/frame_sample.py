@@ -26,13 +26,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSample:
-    """What was looked at; `images` are the frames that can be decoded and show something."""
+    """What was looked at."""
 
-    images: tuple[Image.Image, ...]
     total: int
     """Frames of the data set."""
     read: int
     """Frames that were looked at."""
+    usable: tuple[int, ...]
+    """Indices of the frames that can be decoded and show something."""
     sizes: dict[tuple[int, int], int]
     """(width, height) -> number of the frames that could be decoded."""
     unreadable: tuple[str, ...]
@@ -42,36 +43,57 @@ class FrameSample:
     duplicates: tuple[tuple[str, ...], ...]
     """Names of frames that are equal, by groups: over all files, or where there are none, over the frames read."""
 
-    def tensor(self, size: tuple[int, int]) -> Tensor:
-        """The images at (width, height): float32 (N, 3, H, W) in [0, 1]."""
-        return torch.stack([to_float_tensor(resize(image, size)) for image in self.images])
+
+class SampledFrames:
+    """Some frames of a data set, by their indices there, as `Images`."""
+
+    def __init__(self, images: Images, indices: tuple[int, ...]) -> None:
+        self.images, self.indices = images, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.images.name(self.indices[index])
+
+    def image(self, index: int) -> Image.Image:
+        return self.images.image(self.indices[index])
 
 
-def read_sample(images: Images, count: int) -> FrameSample:
-    """Read `count` frames of a data set, the first and the last among them, or all where there are fewer."""
+def read_sample(images: Images, count: int, size: tuple[int, int]) -> tuple[FrameSample, Tensor]:
+    """Read `count` frames of a data set, the first and the last among them, or all where there are fewer.
+
+    Returns what was seen and the usable frames at `size` (width, height): float32 (N, 3, H, W) RGB in [0, 1].
+    """
     chosen = sorted(set(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int).tolist()))
-    decoded: dict[str, Image.Image] = {}
-    unreadable = []
+    frames: dict[int, Tensor] = {}
+    sizes: Counter[tuple[int, int]] = Counter()
+    digests: dict[str, bytes] = {}
+    unreadable, constant = [], []
     for index in chosen:
         name = images.paths[index].name if isinstance(images, FrameFiles) else images.name(index)
         try:
-            decoded[name] = images.image(index)
+            image = images.image(index)
         except DECODING_ERRORS as error:
             unreadable.append(f"{name} ({str(error) or type(error).__name__})")
-    constant = [name for name, image in decoded.items() if np.asarray(image).std(axis=(0, 1)).max() < CONSTANT]
-    if isinstance(images, FrameFiles):
-        duplicates = equal_files(images.paths)
-    else:
-        duplicates = groups(decoded, lambda name: decoded[name].tobytes())
-    return FrameSample(
-        images=tuple(image for name, image in decoded.items() if name not in constant),
+            continue
+        sizes[image.size] += 1
+        digests[name] = hashlib.sha256(image.tobytes()).digest()
+        if np.asarray(image).std(axis=(0, 1)).max() < CONSTANT:
+            constant.append(name)
+        else:
+            frames[index] = to_float_tensor(resize(image, size))
+    duplicates = equal_files(images.paths) if isinstance(images, FrameFiles) else groups(digests, digests.__getitem__)
+    sample = FrameSample(
         total=len(images),
         read=len(chosen),
-        sizes=dict(Counter(image.size for image in decoded.values()).most_common()),
+        usable=tuple(frames),
+        sizes=dict(sizes.most_common()),
         unreadable=tuple(unreadable),
         constant=tuple(constant),
         duplicates=tuple(tuple(group) for group in duplicates),
     )
+    return sample, torch.stack([*frames.values()]) if frames else torch.empty(0, 3, size[1], size[0])
 
 
 def equal_files(paths: list[Path]) -> list[list[str]]:
