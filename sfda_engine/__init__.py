@@ -12,10 +12,11 @@ The way of the data, in reading order; imports point upwards only:
     self_training          batches of pseudo-labelled frames
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
     metrics, progress, interrupts, trainer   the loop under Accelerate
+    input_convention, intake_findings, intake, intake_table   what source model and frames tell before a run
     build, evaluate        from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
     results, report        what a run leaves
-    adapt, train_source    the commands
+    adapt, train_source, inspect_source      the commands
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ from sfda_engine.errors import UserError
 from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores, scoring_failed
 from sfda_engine.expectation import deviation_warnings
 from sfda_engine.files import write_json
+from sfda_engine.intake import Intake, examination_device, examine, exposure_of, heed
+from sfda_engine.intake_table import intake_json, print_intake
 from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
@@ -76,8 +78,14 @@ def adapt(config: Config) -> Adaptation | None:
     check_forward(source, config.target.size)
     if config.method.student_init == "fresh" and config.model.backbone_weights is not None:
         backbone_file(source, config.model.backbone_weights, download=config.model.download)
+    source.to(examination_device())
+    exposure = exposure_of(info, config.model)
+    intake = examine(source, info, target, size=config.target.size, exposure=exposure)
+    for warning in heed(intake, refuse=config.model.check_input):
+        log.warning(warning)
     if config.run.dry_run:
         accelerator = make_accelerator(config, None)
+        print_intake(intake, info, Console())
         print_plan(config, make_trainer(config, accelerator, source, info, target, None), info)
         return None
 
@@ -102,7 +110,7 @@ def adapt(config: Config) -> Adaptation | None:
         scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
     except UserError as error:
         raise scoring_failed(error, folder) from error
-    result = finish(config, trainer, folder, info, adapted_info, scores, student)
+    result = finish(config, trainer, folder, info, adapted_info, scores, student, intake)
     accelerator.end_training()
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)
@@ -200,11 +208,10 @@ def pseudo_labels(
 
 def describe_adapted(info: WeightsInfo, config: Config) -> WeightsInfo:
     """What the adapted file says of itself: exposure corrected where the source or the configuration asks for it."""
-    gamma = "gamma" in (config.model.exposure, info.exposure)
     weights = resolve_weights(config.model.weights or "")
     return dataclasses.replace(
         info,
-        exposure="gamma" if gamma else "none",
+        exposure=exposure_of(info, config.model),
         size=config.target.size,
         source_sha256=sha256_of(weights),
         method=f"sfda {config.method.preset}",
@@ -245,6 +252,7 @@ def finish(
     adapted_info: WeightsInfo,
     scores: dict[str, Evaluation],
     student: nn.Module,
+    intake: Intake,
 ) -> dict[str, Any]:
     """Write figures, result.json and report.html; the main process alone."""
     accelerator, warnings = trainer.accelerator, literal_warnings(config.method)
@@ -265,7 +273,8 @@ def finish(
             images_per_second=frames / seconds if seconds else 0.0,
             peak_memory_mb=peak_memory_mb(accelerator.device),
             device=str(accelerator.device),
-            warnings=warnings,
+            warnings=[*warnings, *heed(intake, refuse=False)],
+            intake=intake_json(intake),
         )
     )
     if accelerator.is_main_process:

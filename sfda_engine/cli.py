@@ -10,6 +10,7 @@ from sfda_engine.entry import exit_code
 from sfda_engine.errors import UserError
 
 COMMANDS = {
+    "inspect": ("sfda_engine.inspect_source", "tell whether a source model and frames fit, before adapting"),
     "adapt": ("sfda_engine.adapt", "adapt a source model to unlabelled target frames"),
     "train-source": ("sfda_engine.train_source", "train a source model on labelled frames"),
     "evaluate": ("sfda_engine.evaluate", "measure a model on labelled frames"),

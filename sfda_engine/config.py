@@ -95,6 +95,9 @@ class ModelConfig:
     """Input normalization of foreign weights. null = from the weights' metadata."""
     exposure: Literal["none", "gamma"] = "none"
     """Per-image exposure correction: gamma brings every frame to one mean luminance."""
+    check_input: bool = True
+    """Refuse a source model that was never trained, or whose BatchNorm statistics contradict `normalization` on the
+    target's frames. false = warn and go on."""
 
 
 @dataclass(frozen=True, kw_only=True)

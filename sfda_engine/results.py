@@ -27,6 +27,7 @@ class Result:
     peak_memory_mb: float
     device: str
     warnings: list[str]
+    intake: dict[str, Any]
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "source_sha256": info.source_sha256,
         "versions": versions(),
         "warnings": result.warnings,
+        "intake": result.intake,
     }
     if result.scores:
         content |= score_tables(result.scores)

@@ -28,7 +28,15 @@ CONFIG, ORIGIN = "config.yaml", "origin.json"
 # are not among them: they decide the lines of metrics.jsonl, and whatever acts on those.
 FREE = {
     *("run.output", "run.resume", "run.dry_run", "run.export", "run.log_with", "run.keep_last"),
-    *("model.weights", "target.num_workers", "source.num_workers", "source.val_root", "source.val_split"),
+    *(
+        "model.weights",
+        "model.download",
+        "model.check_input",
+        "target.num_workers",
+        "source.num_workers",
+        "source.val_root",
+        "source.val_split",
+    ),
 }
 
 

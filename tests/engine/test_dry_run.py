@@ -27,6 +27,7 @@ def test_plan_is_printed_and_nothing_written(
     plan = capsys.readouterr().out
     for words in ("6 frames at 32x32, batch 2", "2 generator warm-up + 3 adaptation", "sfda_toy:segmenter, 9 classes"):
         assert words in plan
+    assert "distance from source" in plan
     assert "expected time" in plan
     assert "MiB peak" in plan
     assert list(tmp_path.iterdir()) == []

@@ -41,6 +41,7 @@ def result(scores: dict[str, Evaluation]) -> Result:
         peak_memory_mb=1234.56,
         device="cpu",
         warnings=["method.lr: high"],
+        intake={"fits": True},
     )
 
 
@@ -56,6 +57,7 @@ def test_every_promised_key_without_labels() -> None:
     assert content["palette"] == [[128, 64, 128], [70, 130, 180]]
     assert (content["source_sha256"], content["exposure"]) == ("ab" * 32, "gamma")
     assert content["warnings"] == ["method.lr: high"]
+    assert content["intake"] == {"fits": True}
     assert (
         content["versions"] | {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]}
         == (content["versions"])

@@ -42,12 +42,17 @@ ORDER = [
     {"metrics", "progress", "checkpoint", "unchanged", "start", "interrupts"},
     {"trainer"},
     {"build"},
+    {"input_convention"},
+    {"intake_findings"},
+    {"intake"},
+    {"intake_table"},
     {"evaluate", "expectation"},
     {"results"},
     {"report"},
     {"dry_run"},
     {"entry"},
     {"adapt", "train_source"},
+    {"inspect_source"},
     {"cli"},
 ]
 ANYWHERE = {"entry"}  # how a command ends: every module that is a command closes with it
