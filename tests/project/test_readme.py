@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import sfda_engine
+from sfda_engine.cli import COMMANDS
 from sfda_engine.config_loader import load_config, to_yaml
 from sfda_engine.config_schema import KEYS, SECTIONS
 from sfda_engine.models import ARCHITECTURES
@@ -23,7 +24,7 @@ from sfda_runtime.infer import build_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BY_ARGPARSE = re.compile(r"sfda-infer |python -m (benchmarks|sfda_export|sfda_engine\.data)\.")
+BY_ARGPARSE = re.compile(r"sfda-infer |sfda inspect |python -m (benchmarks|sfda_export|sfda_engine\.data)\.")
 ENGINE_COMMAND = re.compile(r"(?:accelerate launch (?:--\S+ \S+ )*|python )-m (sfda_engine\.\w+)(.*)")
 
 
@@ -53,7 +54,9 @@ def test_command_of_argparse_parses(line: str, readers_folder: Path) -> None:
     if line.startswith("sfda-infer "):
         build_parser().parse_args(shlex.split(line)[1:])
         return
-    name, *argv = shlex.split(line)[2:]
+    name, *argv = (
+        shlex.split(line)[2:] if line.startswith("python") else [COMMANDS["inspect"][0], *shlex.split(line)[2:]]
+    )
     module = import_module(name)
     if hasattr(module, "__path__"):
         module = import_module(f"{name}.__main__")
