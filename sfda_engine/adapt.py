@@ -17,7 +17,15 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
-from sfda_engine.build import check_forward, fresh_segmenter, load_segmenter, make_accelerator, precision, run_folder
+from sfda_engine.build import (
+    check_forward,
+    check_share,
+    fresh_segmenter,
+    load_segmenter,
+    make_accelerator,
+    precision,
+    run_folder,
+)
 from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights, save_config
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
@@ -59,6 +67,7 @@ def adapt(config: Config) -> Adaptation | None:
     written first).
     """
     precision(config)
+    check_share(config.target.batch_size, "target.batch_size")
     require_data(config, "target", *(["evaluate"] if config.evaluate else []))
     for warning in literal_warnings(config.method):
         log.warning(warning)
@@ -225,7 +234,7 @@ def finish(
     scores: dict[str, Evaluation],
     student: nn.Module,
 ) -> dict[str, Any]:
-    """Write figures, result.json and report.html; the main process alone."""
+    """Write figures, result.json and report.html; the main process alone, but for the synthetic images."""
     accelerator = trainer.accelerator
     seconds = trainer.position.seconds
     frames = trainer.position.total * config.target.batch_size * config.run.gradient_accumulation
@@ -242,11 +251,12 @@ def finish(
             warnings=literal_warnings(config.method),
         )
     )
+    synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None
     if accelerator.is_main_process:
         source = trainer.networks.source
         save_panels(folder, config, trainer.target, source, info, student, adapted_info)
-        if uses_transfer(config.method):
-            save_synthetic_panels(folder, trainer.synthesize(6), source, info)
+        if synthetic is not None:
+            save_synthetic_panels(folder, synthetic, source, info)
         write_json(folder / "result.json", result)
         write_report(folder)
         console = Console()
