@@ -20,6 +20,7 @@ from torch import nn
 from sfda_engine.build import (
     check_forward,
     check_share,
+    end_trackers,
     fresh_segmenter,
     load_segmenter,
     make_accelerator,
@@ -31,6 +32,7 @@ from sfda_engine.config_loader import parse_command, require_data, resolve_weigh
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
+from sfda_engine.distributed import leave
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
@@ -102,7 +104,7 @@ def adapt(config: Config) -> Adaptation | None:
     accelerator.wait_for_everyone()
     scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
     result = finish(config, trainer, folder, info, adapted_info, scores, student)
-    accelerator.end_training()
+    end_trackers(accelerator)
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)
     return Adaptation(folder, result)
@@ -282,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
         default_config="demo",
     )
     adapt(config)
+    leave()
     return 0
 
 

@@ -134,6 +134,12 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def end_trackers(accelerator: Accelerator) -> None:
+    """`Accelerator.end_training` without parting from the other processes: a script may have more to do."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
 def precision(config: Config) -> str:
     """`run.mixed_precision`, or what the launcher says where it is null. Raises UserError for fp16 on a CPU."""
     chosen = config.run.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

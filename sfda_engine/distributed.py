@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
 
-from sfda_engine.errors import UserError
+from sfda_engine.errors import TrainingError, UserError
 
 T = TypeVar("T")
 
@@ -51,6 +51,12 @@ def join() -> None:
     PartialState(cpu=not gpu, timeout=TIMEOUT, **({"backend": "cuda:nccl,cpu:gloo"} if gpu else {}))
 
 
+def leave() -> None:
+    """Part from the others at the end of a command. Not sooner: processes that have parted cannot meet again."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def processes() -> int:
     """Processes that have met; 1 where there is no other."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -66,7 +72,13 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         result = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(result)
+        try:
+            dist.all_reduce(result)
+        except RuntimeError as error:
+            raise TrainingError(
+                f"another process of this job has died or does not answer ({str(error).splitlines()[0]}); what it said "
+                "itself is above, or in the log of its machine. Checkpoints are kept: go on with --run.resume true"
+            ) from error
         return result
 
     @staticmethod

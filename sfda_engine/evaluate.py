@@ -27,7 +27,7 @@ from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.images import resize_labels
 from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
 from sfda_engine.data.readers import LabelledImages
-from sfda_engine.distributed import processes, speaks
+from sfda_engine.distributed import leave, processes, speaks
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_json
@@ -196,7 +196,6 @@ def evaluate(config: Config) -> Evaluation:
     result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)
     if accelerator.is_main_process and output is not None:
         write_json(output / "evaluation.json", as_json(result))
-    accelerator.end_training()
     return result
 
 
@@ -255,6 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     if speaks():
         print_scores({str(resolve_weights(config.model.weights or "").name): result}, Console())
         print(json.dumps(as_json(result)))
+    leave()
     return 0
 
 

@@ -19,7 +19,15 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 from torch.optim.lr_scheduler import PolynomialLR
 
-from sfda_engine.build import check_forward, check_share, fresh_segmenter, make_accelerator, precision, run_folder
+from sfda_engine.build import (
+    check_forward,
+    check_share,
+    end_trackers,
+    fresh_segmenter,
+    make_accelerator,
+    precision,
+    run_folder,
+)
 from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig
 from sfda_engine.config_loader import parse_command, require_data, save_config
@@ -28,7 +36,7 @@ from sfda_engine.data.datasets import default_classes, open_source
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.loaders import TrainingFrames, draw_loader
 from sfda_engine.data.readers import LabelledImages
-from sfda_engine.distributed import any_process, copy_from_main, process_index, speaks, total
+from sfda_engine.distributed import any_process, copy_from_main, leave, process_index, speaks, total
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores
@@ -98,7 +106,7 @@ def train_source(config: Config) -> Path:
         save_weights(folder / "source.safetensors", model, info)
     if validation is not None:
         validate(config, validation, source.size, model, info, accelerator, folder)
-    accelerator.end_training()
+    end_trackers(accelerator)
     return folder
 
 
@@ -244,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         default_config="demo_source",
     )
     folder = train_source(config)
+    leave()
     if speaks():
         Console().print(f"source model: {folder / 'source.safetensors'}", soft_wrap=True)
     return 0
