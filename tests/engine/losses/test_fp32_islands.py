@@ -125,8 +125,8 @@ def test_term_is_fp32_and_exact_for_its_bf16_inputs(name: str) -> None:
     gradients = torch.autograd.grad(result, ours, upstream)
     for gradient, wanted in zip(gradients, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
         assert gradient.dtype == torch.bfloat16
-        # rounded once, at the end
-        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-2, atol=1e-3 * float(wanted.abs().max()))
+        # rounded to bf16 at the end, where two branches meet each on its own
+        torch.testing.assert_close(gradient.double(), wanted, rtol=1e-2, atol=2**-8 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, GlobalBatchNorm])
