@@ -27,6 +27,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 # The reading order of sfda_engine/__init__.py, one row a rank. A module imports from earlier rows or its own.
 ORDER = [
     {"errors", "files"},
+    {"distributed"},
     {"config"},
     {"config_schema", "presets", "config_checks"},
     {"config_loader"},
