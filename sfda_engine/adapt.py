@@ -17,12 +17,22 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
-from sfda_engine.build import check_forward, fresh_segmenter, load_segmenter, make_accelerator, precision, run_folder
+from sfda_engine.build import (
+    check_forward,
+    check_share,
+    end_trackers,
+    fresh_segmenter,
+    load_segmenter,
+    make_accelerator,
+    precision,
+    run_folder,
+)
 from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
+from sfda_engine.distributed import leave
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
@@ -66,6 +76,7 @@ def adapt(config: Config) -> Adaptation | None:
     written first).
     """
     precision(config)
+    check_share(config.target.batch_size, "target.batch_size")
     require_data(config, "target", *(["evaluate"] if config.evaluate else []))
     for warning in literal_warnings(config.method):
         log.warning(warning)
@@ -111,7 +122,7 @@ def adapt(config: Config) -> Adaptation | None:
     except UserError as error:
         raise scoring_failed(error, folder) from error
     result = finish(config, trainer, folder, info, adapted_info, scores, student, intake)
-    accelerator.end_training()
+    end_trackers(accelerator)
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)
     return Adaptation(folder, result)
@@ -254,7 +265,7 @@ def finish(
     student: nn.Module,
     intake: Intake,
 ) -> dict[str, Any]:
-    """Write figures, result.json and report.html; the main process alone."""
+    """Write figures, result.json and report.html; the main process alone, but for the synthetic images."""
     accelerator, warnings = trainer.accelerator, literal_warnings(config.method)
     if scores and config.evaluate is not None:
         deviating = deviation_warnings(config.evaluate, scores["source"].own_size.miou)
@@ -277,11 +288,12 @@ def finish(
             intake=intake_json(intake),
         )
     )
+    synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None
     if accelerator.is_main_process:
         source = trainer.networks.source
         save_panels(folder, config, trainer.target, source, info, student, adapted_info)
-        if uses_transfer(config.method):
-            save_synthetic_panels(folder, trainer.synthesize(6), source, info)
+        if synthetic is not None:
+            save_synthetic_panels(folder, synthetic, source, info)
         write_json(folder / "result.json", result)
         write_report(folder)
         console = Console()
@@ -307,6 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         default_config="demo",
     )
     adapt(config)
+    leave()
     return 0
 
 

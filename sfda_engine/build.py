@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, GradScalerKwargs
 from torch import nn
 
 from sfda_engine.config import Config, ModelConfig
 from sfda_engine.config_loader import resolve_weights
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
+from sfda_engine.distributed import decided_by_main, join, launched
 from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.backbone import ENCODERS, load_backbone
@@ -91,10 +92,22 @@ def check_forward(model: nn.Module, size: tuple[int, int]) -> None:
 
 
 def run_folder(config: Config) -> Path:
-    """The folder of this run, created; a named one must be empty or absent unless `run.resume`.
+    """The folder of this run, created by the main process for all.
 
-    Raises UserError where it is not, or where it cannot be written.
+    A named one must be empty or absent unless `run.resume`. Raises UserError where it is not, or where it cannot be
+    written or seen.
     """
+    join()
+    folder = decided_by_main(lambda: _new_folder(config))
+    if not folder.is_dir():
+        raise UserError(
+            f"run.output {folder} is not to be seen here, only by the main process; name a folder with --run.output "
+            "that all machines share"
+        )
+    return folder
+
+
+def _new_folder(config: Config) -> Path:
     named = config.run.output is not None
     folder = (
         Path(config.run.output)
@@ -127,6 +140,12 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def end_trackers(accelerator: Accelerator) -> None:
+    """`Accelerator.end_training` without parting from the other processes: a script may have more to do."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
 def precision(config: Config) -> str:
     """`run.mixed_precision`, or what the launcher says where it is null. Raises UserError for fp16 on a CPU."""
     chosen = config.run.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -135,8 +154,19 @@ def precision(config: Config) -> str:
     return chosen
 
 
+def check_share(batch_size: int, key: str) -> None:
+    """UserError where the processes that were launched cannot have equal shares of a batch."""
+    if batch_size % launched():
+        fitting = -(-batch_size // launched()) * launched()
+        raise UserError(
+            f"{key} {batch_size} cannot be shared equally by {launched()} processes; it is the global batch, over all "
+            f"of them: make it a multiple, as --{key} {fitting}, or launch fewer"
+        )
+
+
 def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
     """Accelerate owns device, precision, accumulation and tracking. Raises UserError as `precision` does."""
+    join()
     chosen = precision(config)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", chosen)
     if chosen != launched:
@@ -154,6 +184,7 @@ def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=config.run.log_with if folder is not None and config.run.log_with != "none" else None,
         project_dir=str(folder) if folder is not None else None,
+        kwargs_handlers=[GradScalerKwargs(enabled=False)],  # every update scales its own loss
     )
     if not accelerator.is_main_process:
         logging.getLogger("sfda_engine").setLevel(logging.ERROR)  # the main process has said it

@@ -17,6 +17,8 @@ from sfda_engine.trainer import Trainer, peak_memory_mb
 def print_plan(config: Config, trainer: Trainer, info: WeightsInfo) -> None:
     """Print the plan of a run; time and memory come from two real steps on its own data."""
     seconds = seconds_per_step(trainer)
+    if not trainer.accelerator.is_main_process:
+        return
     total = trainer.steps + trainer.warmup_steps
     method, target = config.method, config.target
     rows = {

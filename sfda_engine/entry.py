@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,10 +22,10 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
     try:
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{_speaker()}error: {error}", file=sys.stderr)
         return 2
     except TrainingError as error:
-        print(f"training failed: {error}", file=sys.stderr)
+        print(f"{_speaker()}training failed: {error}", file=sys.stderr)
         return 1
     except StorageError as error:
         print(f"storage failed: {error}", file=sys.stderr)
@@ -38,6 +39,12 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _speaker() -> str:
+    """Which process of a job speaks; most mistakes all of them find, but some only one."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
 
 
 def run_entry(main: Main) -> NoReturn:

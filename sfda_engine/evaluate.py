@@ -28,12 +28,16 @@ from sfda_engine.data.images import resize_labels
 from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
 from sfda_engine.data.preflight import look_at
 from sfda_engine.data.readers import LabelledImages
+from sfda_engine.distributed import leave, processes, speaks
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_json
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo
+
+BATCH = 8
+"""Frames that are scored at a time, by all processes together; rounded up to a share for each."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,8 @@ def evaluate_images(
     as_deployed: bool = False,
 ) -> Evaluation:
     """Score a segmenter on an opened data set, preprocessed as `info` says."""
-    loader = DataLoader(EvaluationFrames(images, size=size), batch_size=8, collate_fn=collate)
+    batch_size = -(-BATCH // processes()) * processes()
+    loader = DataLoader(EvaluationFrames(images, size=size), batch_size=batch_size, collate_fn=collate)
     preprocess = Preprocess(info.normalization, info.exposure).to(accelerator.device)
     model, loader = model.to(accelerator.device), accelerator.prepare(loader)
     counts, frames = confusion_counts(model, preprocess, loader, info.num_classes, accelerator, as_deployed=as_deployed)
@@ -256,8 +261,10 @@ def main(argv: list[str] | None = None) -> int:
         default_config="demo",
     )
     result = evaluate(config)
-    print_scores({str(resolve_weights(config.model.weights or "").name): result}, Console())
-    print(json.dumps(as_json(result)))
+    if speaks():
+        print_scores({str(resolve_weights(config.model.weights or "").name): result}, Console())
+        print(json.dumps(as_json(result)))
+    leave()
     return 0
 
 

@@ -1,11 +1,20 @@
-"""Ctrl-C (and a scheduler's SIGTERM) asks for a stop after the current step; a second one stops at once."""
+"""Ctrl-C (and a scheduler's SIGTERM) asks for a stop after the current step; a second one stops at once.
+
+A launcher of several processes passes on what they have got themselves: that is not a second one.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
+
+from sfda_engine.distributed import processes
+
+ECHO = 2.0
+"""Seconds within which a repeated signal is the launcher's echo of the first."""
 
 
 class Interrupts:
@@ -13,6 +22,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.requested = False
+        self._first = 0.0
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Interrupts:
@@ -28,9 +38,11 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        echo = processes() > 1 and time.monotonic() - self._first < ECHO
+        if self.requested and not echo:
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested, self._first = True, time.monotonic()
 
 
 def stopped(run_folder: Path | None) -> KeyboardInterrupt:

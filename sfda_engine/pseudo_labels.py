@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images
+from sfda_engine.distributed import gather, process_index, processes
 from sfda_engine.models.batch_norm import reestimate_statistics
 from sfda_engine.models.segmenter import upsample
 
@@ -116,21 +116,37 @@ def label_target(
 ) -> PseudoLabelled:
     """Label every target frame by `student`, which stays as it is; `scales` are factors of `size` (width, height).
 
+    Each process labels its share of the frames, and all get all labels; what comes before, each does for itself.
     `drop` (0..1) is the share of each class's pixels, the least confident, that stays unlabelled.
     """
     teacher = make_teacher(student, preprocess, target, size, scales, batch_size, device)
     offsets, thresholds = calibrate(teacher, target, drop, batch_size)
     labels: list[Image.Image] = []
     sizes: list[Size] = []
-    batches = list(_batches(len(target), batch_size))
+    turns = range(0, len(target), processes() * batch_size)
     console = Console(stderr=True)
-    for indices in track(batches, "pseudo-labels", console=console, disable=not (progress and console.is_terminal)):
-        frames = [target.image(index) for index in indices]
+    for start in track(turns, "pseudo-labels", console=console, disable=not (progress and console.is_terminal)):
+        first = start + process_index() * batch_size
+        frames = [target.image(index) for index in range(first, min(first + batch_size, len(target)))]
+        label, size_of = (gather(share) for share in _label(teacher, frames, offsets, thresholds, batch_size))
+        labels += [Image.fromarray(one) for one in label.cpu().numpy()]
+        sizes += [(width, height) for width, height in size_of.tolist()]
+    return PseudoLabelled(target, labels[: len(target)], sizes[: len(target)])
+
+
+def _label(
+    teacher: Teacher, frames: list[Image.Image], offsets: Tensor, thresholds: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Labels (count, H, W) uint8 of up to `count` frames and their sizes (count, 2) as [width, height]; rest filled."""
+    width, height = max(teacher.networks)
+    labels = torch.full((count, height, width), IGNORE, dtype=torch.uint8, device=offsets.device)
+    sizes = torch.zeros(count, 2, dtype=torch.int64, device=offsets.device)
+    if frames:
         confidence, label = shifted(teacher.probabilities(frames), offsets).max(1)
         label[confidence < thresholds[label]] = IGNORE
-        labels += [Image.fromarray(one.astype(np.uint8)) for one in label.cpu().numpy()]
-        sizes += [frame.size for frame in frames]
-    return PseudoLabelled(target, labels, sizes)
+        labels[: len(frames)] = label.to(torch.uint8)
+        sizes[: len(frames)] = torch.tensor([frame.size for frame in frames])
+    return labels, sizes
 
 
 def make_teacher(

@@ -11,6 +11,7 @@ from torch import nn
 from sfda_engine.config import Config
 from sfda_engine.data.class_mix import class_mix
 from sfda_engine.data.loaders import TrainingFrames, draw_loader, mix_seeds
+from sfda_engine.distributed import gather, own_share
 from sfda_engine.pseudo_labels import PseudoLabelled
 from sfda_engine.steps import SelfTraining
 
@@ -53,7 +54,8 @@ def self_training_batches(
     )
     for draw, batch in enumerate(loader, start):
         images, labels = preprocess(batch["image"]), batch["label"]
-        generator = torch.Generator().manual_seed(mix_seeds(seed, 2, draw, accelerator.process_index))
+        generator = torch.Generator().manual_seed(mix_seeds(seed, 2, draw, 0))  # the same on all processes
         if torch.rand((), generator=generator) < CLASS_MIX_SHARE:
-            images, labels = class_mix(images, labels, generator)
+            mixed = class_mix(gather(images), gather(labels), generator)
+            images, labels = (own_share(part) for part in mixed)
         yield SelfTraining(images.contiguous(memory_format=torch.channels_last), labels)

@@ -15,10 +15,19 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 from torch.optim.lr_scheduler import PolynomialLR
 
-from sfda_engine.build import check_forward, fresh_segmenter, make_accelerator, precision, run_folder
+from sfda_engine.build import (
+    check_forward,
+    check_share,
+    end_trackers,
+    fresh_segmenter,
+    make_accelerator,
+    precision,
+    run_folder,
+)
 from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig
 from sfda_engine.config_loader import parse_command, require_data
@@ -28,6 +37,7 @@ from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.loaders import TrainingFrames, draw_loader
 from sfda_engine.data.preflight import look_at
 from sfda_engine.data.readers import LabelledImages
+from sfda_engine.distributed import any_process, copy_from_main, leave, process_index, speaks, total
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import as_json, check_subset, evaluate_images, print_scores, scoring_failed
@@ -35,11 +45,12 @@ from sfda_engine.expectation import deviation_warnings, expectation
 from sfda_engine.files import write_json
 from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
-from sfda_engine.models.batch_norm import require_batch_norm
+from sfda_engine.models.batch_norm import require_batch_norm, share_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.progress import RunProgress
+from sfda_engine.steps import Update
 from sfda_engine.unchanged import begin, origin_of
 
 log = logging.getLogger(__name__)
@@ -69,6 +80,7 @@ def train_source(config: Config) -> Path:
     require_data(config, "source")
     source = config.source
     assert source is not None
+    check_share(source.batch_size, "source.batch_size")
     info = describe_source(config, source)
     images = open_source(source, class_names=info.class_names)
     validation = None
@@ -101,7 +113,7 @@ def train_source(config: Config) -> Path:
         score(config, validation, source.size, model, info, accelerator, folder)
     except UserError as error:
         raise scoring_failed(error, folder) from error
-    accelerator.end_training()
+    end_trackers(accelerator)
     return folder
 
 
@@ -178,7 +190,13 @@ def run_training(
         nesterov=True,
     )
     schedule = PolynomialLR(optimizer, total_iters=steps, power=config.method.poly_power)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    copy_from_main(model)
+    share_statistics(model)
+    if process_index() > 0:
+        set_seed(config.run.seed + process_index())  # dropout differs between shares of a batch
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped, see `Update`
+    scaler = GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
+    update = Update(accelerator, accelerator.prepare_optimizer(optimizer), scaler=scaler)
     preprocess = Preprocess(info.normalization, config.model.exposure).to(accelerator.device)
     position, run = Position(), config.run
     accelerator.register_for_checkpointing(position, schedule)
@@ -203,15 +221,13 @@ def run_training(
         since, seen = time.perf_counter(), 0
         for batch in loader:
             loss = segmentation_loss(model(preprocess(batch["image"])).logits, batch["label"])
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+            update(loss)
             schedule.step()
             metrics.add({"source/cross_entropy": loss.detach()})
             position.step += 1
             seen += source.batch_size
             progress.advance()
-            stop = interrupts.requested
+            stop = any_process(interrupts.requested)
             last = position.step == steps or stop
             save = position.step % run.checkpoint_every == 0 or last
             if position.step % run.log_every == 0 or save:
@@ -232,10 +248,14 @@ def run_training(
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy at the labels' size: logits (B, K, h, w), labels int64 (B, H, W) with 255 ignored."""
-    return functional.cross_entropy(
-        upsample(logits.float(), (labels.shape[-2], labels.shape[-1])), labels, ignore_index=IGNORE
-    )
+    """Cross-entropy at the labels' size: logits (B, K, h, w), labels int64 (B, H, W) with 255 ignored.
+
+    The mean over the labelled pixels of all processes.
+    """
+    logits = upsample(logits.float(), (labels.shape[-2], labels.shape[-1]))
+    summed = functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    summed, count = total(torch.stack([summed, (labels != IGNORE).sum()])).unbind()
+    return summed / count
 
 
 def score(
@@ -280,7 +300,9 @@ def main(argv: list[str] | None = None) -> int:
         default_config="demo_source",
     )
     folder = train_source(config)
-    Console().print(f"source model: {folder / 'source.safetensors'}", soft_wrap=True)
+    leave()
+    if speaks():
+        Console().print(f"source model: {folder / 'source.safetensors'}", soft_wrap=True)
     return 0
 
 

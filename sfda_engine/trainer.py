@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import DataLoader
 
@@ -22,10 +23,11 @@ from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config
 from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
+from sfda_engine.distributed import any_process, copy_from_main, gather, own_share
 from sfda_engine.errors import TrainingError
 from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
-from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum
+from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum, share_statistics
 from sfda_engine.progress import RunProgress
 from sfda_engine.pseudo_labels import PseudoLabelled
 from sfda_engine.self_training import self_training_batches
@@ -109,27 +111,31 @@ class Trainer:
         )
         set_momentum(networks.student, method.bn_momentum)
         for network in (networks.source, networks.student, networks.generator, networks.discriminator):
+            copy_from_main(network)
             network.to(memory_format=torch.channels_last)  # faster convolutions
-        prepared = accelerator.prepare(
-            networks.student,
-            networks.generator,
-            networks.discriminator,
-            student_optimizer,
-            generator_optimizer,
-            discriminator_optimizer,
-        )
-        student, generator, discriminator, for_student, for_generator, for_discriminator = prepared
+        trained = (networks.student, networks.generator, networks.discriminator)
+        for network in trained:
+            share_statistics(network)
+        # evaluation_mode: not wrapped in DistributedDataParallel, see `Update`
+        student, generator, discriminator = (accelerator.prepare_model(one, evaluation_mode=True) for one in trained)
         # eval mode: no dropout in any pass of the student, so that MAE measures the models and not the noise;
         # BatchNorm is governed pass by pass
         student.eval()
         source = networks.source.to(accelerator.device).eval().requires_grad_(False)
         updates = Updates(
-            student=Update(accelerator, for_student),
-            generator=Update(accelerator, for_generator, method.clip_grad_norm),
-            discriminator=Update(accelerator, for_discriminator),
+            student=self._update(student_optimizer),
+            generator=self._update(generator_optimizer, method.clip_grad_norm),
+            discriminator=self._update(discriminator_optimizer),
         )
         schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=method.poly_power)
         return Networks(source, student, generator, discriminator), updates, schedule
+
+    def _update(self, optimizer: torch.optim.Optimizer, clip_grad_norm: float | None = None) -> Update:
+        half = self.accelerator.mixed_precision == "fp16"
+        scaler = GradScaler(self.accelerator.device.type, enabled=half)
+        if half:
+            self.accelerator.register_for_checkpointing(scaler)
+        return Update(self.accelerator, self.accelerator.prepare_optimizer(optimizer), clip_grad_norm, scaler)
 
     def run(self) -> None:
         """Warm-up and adaptation from wherever the newest checkpoint left off. Raises TrainingError on NaN."""
@@ -139,10 +145,16 @@ class Trainer:
         with RunProgress(enabled=self.accelerator.is_main_process) as progress, self.interrupts:
             if self.position.warmup < self.warmup_steps:
                 self._phase(progress, "generator warm-up", "warmup", self.warmup_steps, self.warm_up_on)
-            if not self.interrupts.requested:
+            if not self._asked_to_stop():
                 self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
-        if self.interrupts.requested:
+        if self._asked_to_stop():
             raise stopped(self.run_folder)
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was, so that all stop after the same step; a signal reaches each at its own time."""
+        if any_process(self.interrupts.requested):
+            self.interrupts.requested = True
+        return self.interrupts.requested
 
     def _phase(self, progress: RunProgress, title: str, counter: str, total: int, step: Any) -> None:
         run, done = self.config.run, getattr(self.position, counter)
@@ -157,7 +169,7 @@ class Trainer:
                 self.schedule.step()
             setattr(self.position, counter, index + 1)
             progress.advance()
-            stop = self.interrupts.requested  # read once: Ctrl-C while this step is logged counts for the next one
+            stop = self._asked_to_stop()  # once: Ctrl-C while this step is logged counts for the next one
             last = index + 1 == total or stop
             save = self.position.total % run.checkpoint_every == 0 or last
             if (index + 1) % run.log_every == 0 or save:
@@ -229,14 +241,12 @@ class Trainer:
         """z ~ N(0, I) of Eq. 3: drawn for the global batch from (seed, phase, step, part), this process's share."""
         generator = torch.Generator().manual_seed(mix_seeds(self.config.run.seed, 3, phase, step, part))
         latent = torch.randn(self.config.target.batch_size, LATENT, generator=generator)
-        share = len(latent) // self.accelerator.num_processes
-        first = share * self.accelerator.process_index
-        return latent[first : first + share].to(self.accelerator.device)
+        return own_share(latent).to(self.accelerator.device)
 
     @torch.no_grad()
     def synthesize(self, count: int) -> Tensor:
-        """Synthetic images (count, 3, h, w) of the generator as it stands, for the report."""
-        return self.networks.generator(self._latent(2, 0, 0))[:count]
+        """Synthetic images (count, 3, h, w) of the generator as it stands, for the report; all processes draw them."""
+        return gather(self.networks.generator(self._latent(2, 0, 0)))[:count]
 
     def _log(self, progress: RunProgress, title: str, counter: str, step: int, total: int, rate: float) -> None:
         means = self.metrics.flush(title, step)

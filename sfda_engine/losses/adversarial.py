@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sfda_engine.distributed import mean_of_all
+
 
 def split_patches(maps: Tensor, grid: int) -> Tensor:
     """Cut maps (B, K, H, W) into a grid: (B, G*G, K, ph, pw), borders as `torch.tensor_split`.
@@ -34,7 +36,7 @@ def discriminator_loss(discriminator: nn.Module, patches: Tensor, easy: Tensor) 
     """
     logits = discriminator(patches.detach().flatten(0, 1), _positions(easy).flatten()).float()
     mask = easy.flatten()
-    return functional.softplus(-logits[mask]).mean() + functional.softplus(logits[~mask]).mean()
+    return mean_of_all(functional.softplus(-logits[mask])) + mean_of_all(functional.softplus(logits[~mask]))
 
 
 def adversarial_loss(discriminator: nn.Module, patches: Tensor, easy: Tensor) -> Tensor:
@@ -43,4 +45,4 @@ def adversarial_loss(discriminator: nn.Module, patches: Tensor, easy: Tensor) ->
     patches (B, P, K, ph, pw); easy (B, P) bool. The discriminator must be frozen by the caller.
     """
     hard = ~easy
-    return functional.softplus(-discriminator(patches[hard], _positions(easy)[hard]).float()).mean()
+    return mean_of_all(functional.softplus(-discriminator(patches[hard], _positions(easy)[hard]).float()))

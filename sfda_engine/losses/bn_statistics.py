@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.models.batch_norm import batch_moments, batch_norm_layers
 
 
 class LayerStatistics(NamedTuple):
@@ -26,6 +26,8 @@ class LayerStatistics(NamedTuple):
 def record_statistics(source: nn.Module) -> Iterator[list[LayerStatistics]]:
     """Collect the statistics of every BatchNorm layer that a forward pass inside runs through, in fp32.
 
+    They are those of the batch of all processes, which therefore have to come by here together.
+
     A layer whose input is 1x1 (ASPP's image pooling) is left out: its batch variance says nothing of the domain.
     """
     recorded: list[LayerStatistics] = []
@@ -37,9 +39,7 @@ def record_statistics(source: nn.Module) -> Iterator[list[LayerStatistics]]:
         assert isinstance(layer, _BatchNorm)
         assert layer.running_mean is not None
         assert layer.running_var is not None
-        dims = [0, *range(2, features.ndim)]
-        variance, mean = torch.var_mean(features.float(), dims, correction=0)
-        recorded.append(LayerStatistics(mean, variance, layer.running_mean, layer.running_var))
+        recorded.append(LayerStatistics(*batch_moments(features), layer.running_mean, layer.running_var))
 
     handles = [layer.register_forward_pre_hook(record) for layer in batch_norm_layers(source).values()]
     try:

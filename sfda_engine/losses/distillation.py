@@ -9,20 +9,22 @@ from torch.nn import functional
 
 import sfda_kernels
 from sfda_engine.attention import AttentionSettings
+from sfda_engine.distributed import mean
 
 Divergence = Literal["forward", "reverse", "js"]
 
 
 def mae_loss(source_logits: Tensor, student_logits: Tensor) -> Tensor:
     """Eq. 5: mean absolute difference of the logits (B, K, h, w), over all elements."""
-    return functional.l1_loss(student_logits.float(), source_logits.float())
+    return mean(functional.l1_loss(student_logits.float(), source_logits.float()))
 
 
 def dad_ss_loss(source_features: Tensor, student_features: Tensor, settings: AttentionSettings) -> Tensor:
     """Eq. 6: L1 between the dual-attention features of source and student on synthetic images, batch mean."""
-    return sfda_kernels.attention_l1(
+    distances = sfda_kernels.attention_l1(
         source_features, student_features, temperature=settings.temperature, cosine=settings.cosine
-    ).mean()
+    )
+    return mean(distances.mean())
 
 
 def dad_st_loss(
@@ -45,4 +47,4 @@ def dad_st_loss(
         cosine=settings.cosine,
         divergence=divergence,
     )
-    return spatial.mean() + channel.mean()
+    return mean(spatial.mean() + channel.mean())

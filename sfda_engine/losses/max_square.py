@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sfda_engine.distributed import mean
 from sfda_engine.models.segmenter import upsample
 
 
@@ -23,4 +24,4 @@ def image_weighted_max_square(logits: Tensor, size: tuple[int, int], *, ratio: f
         pixels = counts.sum(1, keepdim=True)
         weights = 1 / (counts.pow(ratio) * pixels.pow(1 - ratio)).clamp_min(1)
         pixel_weights = weights.gather(1, predicted.flatten(1)).view_as(predicted)
-    return -0.5 * (probabilities.square().sum(1) * pixel_weights).sum() / (batch * classes)
+    return mean(-0.5 * (probabilities.square().sum(1) * pixel_weights).sum() / (batch * classes))

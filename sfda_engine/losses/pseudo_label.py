@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sfda_engine.data.folder import IGNORE
+from sfda_engine.distributed import total
 from sfda_engine.models.segmenter import upsample
 
 SMOOTHING = 20
@@ -16,8 +17,8 @@ SMOOTHING = 20
 def pseudo_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of upsampled logits (B, K, h, w) against pseudo-labels (B, H, W) int64, 255 ignored. Scalar, nats.
 
-    A pixel of class c weighs (pixels labelled c) / (pixels predicted c), over the batch: a class that the student
-    begins to forget counts more, one that it overuses less. Plain cross-entropy lets small classes vanish here.
+    A pixel of class c weighs (pixels labelled c) / (pixels predicted c), over the global batch: a class that the
+    student begins to forget counts more, one that it overuses less. Plain cross-entropy lets small classes vanish here.
     """
     logits = upsample(logits.float(), (labels.shape[-2], labels.shape[-1]))
     labelled = labels != IGNORE
@@ -25,7 +26,9 @@ def pseudo_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
         classes = logits.shape[1]
         wanted = torch.bincount(labels[labelled], minlength=classes)
         predicted = torch.bincount(logits.argmax(1)[labelled], minlength=classes)
+        wanted, predicted = total(torch.stack([wanted, predicted])).unbind()
         weights = (wanted + SMOOTHING) / (predicted + SMOOTHING)
     # the weighted mean; a batch without a labelled pixel has a loss of 0, not 0 / 0
-    total = functional.cross_entropy(logits, labels, weights, ignore_index=IGNORE, reduction="sum")
-    return total / weights[labels[labelled]].sum().clamp_min(1)
+    weighted = functional.cross_entropy(logits, labels, weights, ignore_index=IGNORE, reduction="sum")
+    weighted, weight = total(torch.stack([weighted, weights[labels[labelled]].sum()])).unbind()
+    return weighted / weight.clamp_min(1)

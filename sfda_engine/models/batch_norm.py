@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sfda_engine.distributed import gather, processes
 from sfda_engine.errors import UserError
 
 Statistics = Literal["running", "batch", "update"]
@@ -59,6 +60,57 @@ def set_momentum(model: nn.Module, momentum: float | None) -> None:
     """Set the momentum of every BatchNorm layer; None makes the running statistics a cumulative average."""
     for layer in batch_norm_layers(model).values():
         layer.momentum = momentum
+
+
+def batch_moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,), fp32, of features (B, C, ...) over the batch of all processes; differentiable."""
+    variance, mean = torch.var_mean(features.float(), [0, *range(2, features.ndim)], correction=0)
+    if processes() == 1:
+        return mean, variance
+    means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)  # (processes, C)
+    mean = means.mean(0)
+    return mean, (variances + (means - mean).square()).mean(0)
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """BatchNorm over the batch of all processes. torch's SyncBatchNorm is one for GPUs alone."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any (B, C, ...) will do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training and self.running_mean is not None:
+            return super().forward(input)
+        mean, variance = batch_moments(input)
+        if self.training and self.track_running_stats:
+            self._write(mean, variance, processes() * input.numel() // input.shape[1])
+        scale = (variance + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        shape = (1, -1) + (1,) * (input.ndim - 2)
+        return (input * scale.view(shape) + shift.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _write(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics as torch does: unbiased variance, a cumulative average where momentum is None."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), momentum)
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Give every BatchNorm layer the batch of all processes, in place: a user module may hold on to its layers."""
+    if processes() > 1:
+        for layer in model.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.__class__ = GlobalBatchNorm
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import sfda_kernels
 from sfda_engine.config import Config
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.images import resize, to_float_tensor
@@ -15,7 +16,6 @@ from sfda_engine.data.readers import Images
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.ranking import rank_target
 from sfda_engine.report.figures import save_frame, save_synthetic
 
 FRAMES = 6
@@ -55,7 +55,8 @@ def save_panels(
     log_p = ours.log_softmax(1)
     entropy = -(log_p.exp() * log_p).sum(1).cpu().numpy()
     grid = config.method.patch_grid
-    easy = rank_target(logits, grid=grid, size=height_width).easy.view(-1, grid, grid).cpu().numpy()
+    rank = sfda_kernels.patch_entropy(logits, grid, height_width).rank  # of these frames, on this process alone
+    easy = (rank < len(chosen) // 2).view(-1, grid, grid).cpu().numpy()
     pictures = as_uint8(images)
     for row, index in enumerate(chosen):
         label = labelled.label(index).resize(size, 0) if labelled is not None else None

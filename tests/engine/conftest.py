@@ -6,6 +6,7 @@ Everything is 32x32 and trained for seconds; what it shows is the machinery, not
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,3 +191,29 @@ def start(toy_module: Path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return popen
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launcher(*options: str) -> list[str]:
+    """Arguments of Python for `accelerate launch` with two processes, one a machine where there are two."""
+    options = options or ("--num_machines", "1", "--main_process_port", "0")
+    fixed = ["--multi_gpu", "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return ["-m", "accelerate.commands.accelerate_cli", "launch", *fixed, *options]
+
+
+@pytest.fixture
+def launch(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[int, str]]:
+    """launch("script.py", ...) -> exit code and what two processes on this machine have said; `processes=1` for one."""
+
+    def run(*arguments: str, processes: int = 2) -> tuple[int, str]:
+        process = start(*(launcher() if processes == 2 else []), *arguments)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out + err
+
+    return run

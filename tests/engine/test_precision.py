@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from sfda_engine import adapt, evaluate
@@ -15,6 +16,7 @@ from sfda_engine.build import make_accelerator
 from sfda_engine.config import Config
 from sfda_engine.errors import UserError
 from sfda_engine.metrics import read_metrics
+from sfda_engine.trainer import Trainer
 
 
 def test_bf16_run_is_finite_near_fp32_and_ships_fp32(tiny: Callable[..., Config], tmp_path: Path, quick: None) -> None:
@@ -60,3 +62,25 @@ def test_evaluation_after_a_bf16_run_has_the_precision_it_asks_for(
     adapt(tiny("--run.mixed_precision", "bf16", "--run.steps", "1", *options))
     assert evaluate(tiny("--evaluate.root", str(night_frames))) == before
     assert evaluate(tiny("--evaluate.root", str(night_frames), "--run.mixed_precision", "no")) == before
+
+
+def test_every_update_under_fp16_has_a_scaler_of_its_own(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wiring alone: fp16 itself needs a GPU; what the scalers do is in `steps/test_update.py`."""
+    run = trainer(folder=False)
+    updates = [run.updates.student, run.updates.generator, run.updates.discriminator]
+    assert not any(update.scaler.is_enabled() for update in updates)
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
+    networks = (run.networks.student, run.networks.generator)
+    registered = len(run.accelerator._custom_objects)
+    scalers = [run._update(torch.optim.SGD(network.parameters())).scaler for network in networks]
+    assert all(scaler.is_enabled() for scaler in scalers)
+    assert scalers[0] is not scalers[1]
+    assert run.accelerator._custom_objects[registered:] == scalers  # in every checkpoint
+
+
+def test_accelerate_scales_nothing_itself(tiny: Callable[..., Config]) -> None:
+    accelerator = make_accelerator(tiny(), None)
+    assert accelerator.scaler_handler is not None
+    assert not accelerator.scaler_handler.enabled
