@@ -22,6 +22,8 @@ Rules that hold for all:
   weighs its target term against cross-entropy on source data, the term stands alone here with weight 1: there is
   nothing to weigh it against, and the weight would only shrink the learning rate, a thousandfold for MinEnt.
 - Nothing is tuned on the target domains.
+
+The methods that train on labelled source data at the same time are apart, in `source_driven`: another type of function.
 """
 
 from __future__ import annotations

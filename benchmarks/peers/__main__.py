@@ -16,14 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import PEERS
-from benchmarks.peers.domains import DOMAINS, domain_config, settings
+from benchmarks.peers.domains import DOMAINS, domain_config, require_source, settings
 from benchmarks.peers.rows import PeerRow, append_row, markdown, read_rows
 from benchmarks.peers.run import measure
+from benchmarks.peers.source_driven import SOURCE_DRIVEN, SourceMethod
+from benchmarks.peers.target import Method
 from sfda_engine.config import Config
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
 
+METHODS: dict[str, Method | SourceMethod] = {**PEERS, **SOURCE_DRIVEN}
 STEPS = 50
 LIMIT = 45.0
 """The slowest row, sfda, makes its steps within the limit on one core of an idle machine."""
@@ -47,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     table = arguments.output / "peers.csv"
     planned = plan(arguments, configs)
+    for domain in {run.domain for run in planned if run.method in SOURCE_DRIVEN}:
+        require_source(configs[domain])
     rows = read_rows(table)
     done = {row.key for row in rows}
     missing = [run for run in planned if run not in done]
@@ -66,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options. Raises UserError for an unknown method, and where it is not said what to run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--method", action="append", help=f"one of {', '.join(PEERS)}; can be repeated")
+    parser.add_argument("--method", action="append", help=f"one of {', '.join(METHODS)}; can be repeated")
     parser.add_argument("--domain", action="append", help=f"one of {', '.join(DOMAINS)}; can be repeated")
     parser.add_argument("--seed", action="append", type=int, help="can be repeated (--all without it: 0, 1, 2)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"updates of the network ({STEPS})")
@@ -74,14 +79,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--limit", type=float, default=LIMIT, help=f"seconds that a method may take on an idle machine ({LIMIT:.0f})"
     )
     parser.add_argument("--camvid-source", type=Path, help="source model for camvid:dusk (config camvid_source)")
-    parser.add_argument("--camvid-root", type=Path, help="folder that holds dusk/images and dusk/labels")
+    parser.add_argument(
+        "--camvid-root", type=Path, help="folder that holds dusk/ and day_train/, each with images/ and labels/"
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of peers.csv, peers.md")
     parser.add_argument("--all", action="store_true", help="every missing row of methods x domains x seeds")
     parser.add_argument("--plan", action="store_true", help="show what would run, and how long, and stop")
     arguments = parser.parse_args(argv)
     for method in arguments.method or ():
-        if method not in PEERS:
-            raise UserError(f"no method is called {method!r}; choose from {', '.join(PEERS)}")
+        if method not in METHODS:
+            raise UserError(f"no method is called {method!r}; choose from {', '.join(METHODS)}")
     if arguments.steps < 1 or arguments.limit <= 0 or any(seed < 0 for seed in arguments.seed or ()):
         raise UserError("--steps and --limit must be above 0, --seed 0 or more")
     whole = arguments.all or arguments.plan
@@ -103,13 +110,13 @@ def plan(arguments: argparse.Namespace, configs: dict[str, Config]) -> list[Run]
         Run(method, domain, seed, conditions[domain])
         for seed in arguments.seed or (0, 1, 2)
         for domain in configs
-        for method in arguments.method or PEERS
+        for method in arguments.method or METHODS
     ]
 
 
 def run_here(run: Run, arguments: argparse.Namespace, config: Config) -> bool:
     """One run in this process; it leaves its row."""
-    method, steps, limit = PEERS[run.method], arguments.steps, arguments.limit
+    method, steps, limit = METHODS[run.method], arguments.steps, arguments.limit
     row = measure(run.method, method, config, run.domain, steps=steps, seed=run.seed, limit=limit)
     append_row(arguments.output / "peers.csv", row)
     print(report(row), flush=True)
@@ -131,7 +138,7 @@ def write_table(table: Path, configs: dict[str, Config], steps: int) -> None:
     conditions = {domain: settings(config, steps) for domain, config in configs.items()}
     rows = [row for row in read_rows(table) if conditions.get(row.domain) == row.settings]
     if rows:
-        write_text(table.with_suffix(".md"), markdown(rows, PEERS, DOMAINS))
+        write_text(table.with_suffix(".md"), markdown(rows, METHODS, DOMAINS))
 
 
 def report(row: PeerRow) -> str:

@@ -42,18 +42,20 @@ def labelled_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORE).sum().clamp_min(1)
 
 
+def self_labelled(network: nn.Module, target: Target) -> Iterator[SelfTraining]:
+    """A batch of frames for every step, labelled anew by the network as it is when a round begins."""
+    for index, (start, stop) in enumerate(rounds(target.steps, ROUNDS)):
+        thresholds = class_thresholds(network, target, min(0.2 + 0.05 * index, 0.5))
+        labelled = label_frames(network, target, partial(balanced_labels, thresholds=thresholds))
+        yield from labelled_frames(target, labelled, start, stop, zoom=ZOOM)
+
+
 def cbst(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Rounds of labelling and of descent on the labels."""
     warm_start(network, target)
     optimizer, schedule = poly_sgd(network, target, lr=1e-4, weight_decay=5e-4)
 
-    def batches() -> Iterator[SelfTraining]:
-        for index, (start, stop) in enumerate(rounds(target.steps, ROUNDS)):
-            thresholds = class_thresholds(network, target, min(0.2 + 0.05 * index, 0.5))
-            labelled = label_frames(network, target, partial(balanced_labels, thresholds=thresholds))
-            yield from labelled_frames(target, labelled, start, stop, zoom=ZOOM)
-
     def loss(batch: SelfTraining) -> Tensor:
         return labelled_loss(forward(network, batch.images).logits, batch.labels)
 
-    yield from descend(network, target, optimizer, schedule, batches(), loss)
+    yield from descend(network, target, optimizer, schedule, self_labelled(network, target), loss)

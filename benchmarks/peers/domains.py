@@ -1,7 +1,11 @@
-"""The target domains by name: each a shipped configuration, so that size, batch and exposure are the engine's own."""
+"""The target domains by name: each a shipped configuration, so that size, batch and exposure are the engine's own.
+
+Its section `source` names the labelled frames of the shipped source recipe, for the methods that need them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from sfda_engine.config import Config
@@ -19,7 +23,8 @@ def domain_config(domain: str, camvid_source: Path | None = None, camvid_root: P
     if domain not in DOMAINS:
         raise UserError(f"no domain is called {domain!r}; choose from {', '.join(DOMAINS)}")
     if kind == "scenes":
-        return load_config("demo", ["--target.split", split, "--evaluate.split", split])
+        config = load_config("demo", ["--target.split", split, "--evaluate.split", split])
+        return dataclasses.replace(config, source=load_config("demo_source").source)
     if camvid_source is None or camvid_root is None:
         raise UserError(
             f"{domain} needs --camvid-source FILE (a source model, see config camvid_source) and --camvid-root DIR "
@@ -34,7 +39,21 @@ def domain_config(domain: str, camvid_source: Path | None = None, camvid_root: P
         "camvid_day_to_dusk", [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
     )
     resolve_weights(config.model.weights)
-    return config
+    recipe = load_config("camvid_source", ["--source.root", str(root.with_name("day_train"))])
+    return dataclasses.replace(config, source=recipe.source)
+
+
+def require_source(config: Config) -> None:
+    """Raise UserError where the folder of labelled source frames that a domain's configuration names is not there."""
+    assert config.source is not None
+    if config.source.root is None:
+        return  # scenes are rendered
+    for folder in (Path(config.source.root) / kind for kind in ("images", "labels")):
+        if not folder.is_dir():
+            raise UserError(
+                f"there is no folder {folder}, the labelled source frames that source-driven methods train on; put it "
+                "there, or name methods that need none by --method"
+            )
 
 
 def settings(config: Config, steps: int) -> str:

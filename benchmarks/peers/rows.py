@@ -99,7 +99,7 @@ def markdown(rows: Sequence[PeerRow], methods: Iterable[str], domains: Sequence[
     """Final mIoU by method and domain, mean and spread over seeds; then the oracle, cost, and what was noted."""
     present = [domain for domain in domains if any(row.domain == domain for row in rows)]
     named = [method for method in methods if any(row.method == method for row in rows)]
-    lines = ["# Methods without source data", "", *_remarks(rows, present), ""]
+    lines = ["# Methods without and with source data", "", *_remarks(rows, present), ""]
     lines += ["| method | source data | " + " | ".join([*present, "mean over domains"]) + " |"]
     lines += ["|---|---|" + "---:|" * (len(present) + 1)]
     shipped = {row.domain: row.miou_source for row in rows}

@@ -1,10 +1,11 @@
-"""One run of one method: adapt, then open the labels and score what it left. The only reader of labels here."""
+"""One run of one method: adapt, then open the labels and score what it left. The only reader of target labels here."""
 
 from __future__ import annotations
 
 import copy
 import datetime
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from benchmarks.peers.domains import settings
 from benchmarks.peers.rows import PeerRow
+from benchmarks.peers.source_driven import SOURCE_DRIVEN, SourceMethod
 from benchmarks.peers.target import Method, Target, warm_start
 from benchmarks.row import commit, device_name, versions
 from sfda_engine.adapt import describe_adapted
 from sfda_engine.build import load_segmenter, make_accelerator
 from sfda_engine.config import Config
 from sfda_engine.config_loader import resolve_weights
-from sfda_engine.data.datasets import open_evaluate, open_target
+from sfda_engine.data.datasets import open_evaluate, open_source, open_target
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import evaluate_images
 from sfda_engine.models.batch_norm import require_batch_norm
@@ -101,9 +103,32 @@ def weights_of(network: nn.Module) -> Weights:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def measure(name: str, method: Method, config: Config, domain: str, *, steps: int, seed: int, limit: float) -> PeerRow:
-    """Adapt and score. Labels are opened after the last step; UserError for bad data or weights."""
+def with_source(method: SourceMethod, config: Config, info: WeightsInfo) -> Method:
+    """A source-driven method that holds the labelled frames of `config.source`, to be driven as any other."""
+    if config.source is None:
+        raise UserError("the configuration has no section source, whose labelled frames a source-driven method needs")
+    labelled = open_source(config.source, class_names=info.class_names)
+    return lambda network, target: method(network, target, labelled)
+
+
+def measure(
+    name: str,
+    method: Callable[..., Iterator[nn.Module]],
+    config: Config,
+    domain: str,
+    *,
+    steps: int,
+    seed: int,
+    limit: float,
+) -> PeerRow:
+    """Adapt and score. Target labels are opened after the last step; UserError for bad data or weights.
+
+    `method` is a SourceMethod where SOURCE_DRIVEN has its name, and gets the frames of `config.source`; else a Method.
+    """
     source, info, target = open_domain(config, steps=steps, seed=seed)
+    source_free = name not in SOURCE_DRIVEN
+    if not source_free:
+        method = with_source(method, config, info)
     adapted = adapt(method, source, target, limit=limit)
     memory = peak_memory_mb(target.accelerator.device)
     warm = copy.deepcopy(source)
@@ -116,7 +141,7 @@ def measure(name: str, method: Method, config: Config, domain: str, *, steps: in
         domain=domain,
         seed=seed,
         settings=settings(config, steps),
-        source_free=True,
+        source_free=source_free,
         miou_source=shipped,
         miou_bn_warm_start=miou_warm,
         miou_final=miou[adapted.steps],
