@@ -12,6 +12,7 @@ The way of the data, in reading order; imports point upwards only:
     self_training          batches of pseudo-labelled frames
     metrics, progress, checkpoint, interrupts, trainer   the loop under Accelerate
     build, evaluate        from configuration to networks; the only reader of target labels
+    expectation            the source model's score beside the published one
     results, report        what a run leaves
     adapt, train_source    the commands
 """

@@ -25,8 +25,11 @@ from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
+from sfda_engine.errors import UserError
 from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
+from sfda_engine.expectation import deviation_warnings
 from sfda_engine.files import write_json
+from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
@@ -69,6 +72,8 @@ def adapt(config: Config) -> Adaptation | None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
     check_forward(source, config.target.size)
+    if config.method.student_init == "fresh" and config.model.backbone_weights is not None:
+        backbone_file(source, config.model.backbone_weights, download=config.model.download)
     if config.run.dry_run:
         accelerator = make_accelerator(config, None)
         print_plan(config, make_trainer(config, accelerator, source, info, target, None), info)
@@ -91,7 +96,13 @@ def adapt(config: Config) -> Adaptation | None:
         for name in ("last", "adapted"):
             save_weights(folder / f"{name}.safetensors", student, adapted_info)
     accelerator.wait_for_everyone()
-    scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
+    try:
+        scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
+    except UserError as error:  # labels are read here first
+        raise UserError(
+            f"{error}. The adaptation itself is done and kept in {folder}: put this right and repeat the command with "
+            f"--run.output {folder} --run.resume true, which only scores"
+        ) from error
     result = finish(config, trainer, folder, info, adapted_info, scores, student)
     accelerator.end_training()
     if config.run.export and accelerator.is_main_process:
@@ -226,7 +237,12 @@ def finish(
     student: nn.Module,
 ) -> dict[str, Any]:
     """Write figures, result.json and report.html; the main process alone."""
-    accelerator = trainer.accelerator
+    accelerator, warnings = trainer.accelerator, literal_warnings(config.method)
+    if scores and config.evaluate is not None:
+        deviating = deviation_warnings(config.evaluate, scores["source"].own_size.miou)
+        for warning in deviating:
+            log.warning(warning)
+        warnings += deviating
     seconds = trainer.position.seconds
     frames = trainer.position.total * config.target.batch_size * config.run.gradient_accumulation
     result = as_json(
@@ -239,7 +255,7 @@ def finish(
             images_per_second=frames / seconds if seconds else 0.0,
             peak_memory_mb=peak_memory_mb(accelerator.device),
             device=str(accelerator.device),
-            warnings=literal_warnings(config.method),
+            warnings=warnings,
         )
     )
     if accelerator.is_main_process:

@@ -20,7 +20,7 @@ from sfda_engine.config_loader import resolve_weights
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter
-from sfda_engine.models.backbone import load_backbone
+from sfda_engine.models.backbone import ENCODERS, load_backbone
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.weights import WeightsInfo, build_from_weights, read_weights
 
@@ -46,7 +46,13 @@ def fresh_segmenter(info: WeightsInfo, config: ModelConfig) -> nn.Module:
     """A network of the described kind that knows nothing yet, but ImageNet where `config.backbone_weights` is given."""
     model = build_segmenter(info.arch, info.num_classes, info.feature_layer)
     if config.backbone_weights is not None:
-        load_backbone(model, config.backbone_weights)
+        load_backbone(model, config.backbone_weights, download=config.download)
+    elif type(model) in ENCODERS:
+        log.warning(
+            "model.backbone_weights is null: the encoder of %s starts from random weights. The paper starts from "
+            "ImageNet (--model.backbone_weights imagenet); without it the model will be much weaker",
+            info.arch,
+        )
     return model
 
 

@@ -98,6 +98,7 @@ def require_data(config: Config, *sections: str) -> None:
             raise UserError(
                 f"{name}.root is null: name the folder of the frames with --{name}.root FOLDER, "
                 f"or take procedural scenes with --{name}.dataset scenes --{name}.split day"
+                + (", or do without labels by --evaluate null" if name == "evaluate" else "")
             )
 
 

@@ -26,6 +26,7 @@ from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.images import resize_labels
 from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
+from sfda_engine.data.preflight import look_at
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
@@ -157,6 +158,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Score a segmenter on labelled frames resized to `size` (width, height). Raises UserError on bad labels."""
     images = open_evaluate(config, class_names=info.class_names, size=size)
+    look_at(images, same_size=False)
     return evaluate_images(model, info, images, size, accelerator, config.subset, as_deployed=config.as_deployed)
 
 

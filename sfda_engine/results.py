@@ -10,6 +10,7 @@ from typing import Any
 
 from sfda_engine.config import Config
 from sfda_engine.evaluate import Evaluation
+from sfda_engine.expectation import expectation
 from sfda_engine.models.weights import WeightsInfo
 
 
@@ -52,6 +53,8 @@ def as_json(result: Result) -> dict[str, Any]:
     }
     if result.scores:
         content |= score_tables(result.scores)
+        if config.evaluate is not None:
+            content |= expectation(config.evaluate, content["miou"]["source"])
     return content
 
 

@@ -23,13 +23,15 @@ from sfda_engine.checkpoint import load_newest, save_checkpoint
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig
 from sfda_engine.config_loader import parse_command, require_data, save_config
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
-from sfda_engine.data.datasets import default_classes, open_source
+from sfda_engine.data.datasets import check_label_folder, default_classes, open_evaluate, open_source
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.loaders import TrainingFrames, draw_loader
+from sfda_engine.data.preflight import look_at
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, print_scores
+from sfda_engine.evaluate import as_json, check_subset, evaluate_images, print_scores
+from sfda_engine.expectation import deviation_warnings, expectation
 from sfda_engine.files import write_json
 from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
@@ -58,6 +60,8 @@ class Position:
 def train_source(config: Config) -> Path:
     """Train a segmenter on labelled source frames; returns the run folder with source.safetensors.
 
+    Where section `evaluate` names target frames, the trained model is scored on them after the last step; until then
+    nothing but the names of these files is looked at, so that no target label can have a say in training.
     Raises UserError for bad input, TrainingError where the loss became NaN.
     """
     precision(config)
@@ -69,6 +73,7 @@ def train_source(config: Config) -> Path:
     validation = None
     if source.val_root is not None or source.val_split is not None:
         validation = open_source(source, class_names=info.class_names, validate=True)
+    check_data(config, info, images, *([] if validation is None else [validation]))
     set_seed(config.run.seed)
     model = fresh_segmenter(info, config.model)
     require_batch_norm(model, f"model.arch {info.arch}")
@@ -92,8 +97,7 @@ def train_source(config: Config) -> Path:
     model = run_training(config, source, accelerator, model, info, frames, len(images), steps, folder)
     if accelerator.is_main_process:
         save_weights(folder / "source.safetensors", model, info)
-    if validation is not None:
-        validate(config, validation, source.size, model, info, accelerator, folder)
+    score(config, validation, source.size, model, info, accelerator, folder)
     accelerator.end_training()
     return folder
 
@@ -123,6 +127,32 @@ def describe_source(config: Config, source: SourceConfig) -> WeightsInfo:
         size=source.size,
         method="train_source",
     )
+
+
+def check_data(config: Config, info: WeightsInfo, *labelled: LabelledImages) -> None:
+    """Raise UserError before anything is written where frames or labels would end the run later.
+
+    Of the target, only the names of files are looked at.
+    """
+    for images in labelled:
+        look_at(images, same_size=True)
+    if config.evaluate is not None:
+        check_subset(config.evaluate.subset, info.class_names)
+    target = target_section(config)
+    if target is not None:
+        check_label_folder(target, info.class_names)
+    elif config.evaluate is not None and config.evaluate.expected_source_miou is not None:
+        log.warning(
+            "evaluate.root is null: the source model will not be scored on the target, where %.2f mIoU are expected; "
+            "--evaluate.root FOLDER does it",
+            config.evaluate.expected_source_miou,
+        )
+
+
+def target_section(config: Config) -> EvaluateConfig | None:
+    """Section `evaluate` where it says where the target's frames lie; without them it only shapes the validation."""
+    section = config.evaluate
+    return None if section is None or (section.dataset != "scenes" and section.root is None) else section
 
 
 def run_training(
@@ -205,22 +235,37 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-def validate(
+def score(
     config: Config,
-    images: LabelledImages,
+    validation: LabelledImages | None,
     size: tuple[int, int],
     model: nn.Module,
     info: WeightsInfo,
     accelerator: Accelerator,
     folder: Path,
-) -> Evaluation:
-    """Score the model on the validation frames and write evaluation.json."""
-    wanted = config.evaluate or EvaluateConfig()
-    result = evaluate_images(model, info, images, size, accelerator, wanted.subset, as_deployed=wanted.as_deployed)
-    if accelerator.is_main_process:
-        write_json(folder / "evaluation.json", as_json(result))
-        print_scores({"source model": result}, Console())
-    return result
+) -> None:
+    """Score the trained model on the validation frames, then on the target's, whose labels are opened here first.
+
+    Writes evaluation.json: the validation scores, and the target's under "target", beside the expected ones.
+    """
+    wanted, target = config.evaluate or EvaluateConfig(), target_section(config)
+    opened = {} if validation is None else {"source model": validation}
+    if target is not None:
+        opened["on the target"] = open_evaluate(target, class_names=info.class_names, size=size)
+    scores = {
+        title: evaluate_images(model, info, images, size, accelerator, wanted.subset, as_deployed=wanted.as_deployed)
+        for title, images in opened.items()
+    }
+    if not scores or not accelerator.is_main_process:
+        return
+    content = as_json(scores["source model"]) if validation is not None else {}
+    if target is not None:
+        result = scores["on the target"]
+        content["target"] = as_json(result) | expectation(target, result.own_size.miou)
+        for warning in deviation_warnings(target, result.own_size.miou):
+            log.warning(warning)
+    write_json(folder / "evaluation.json", content)
+    print_scores(scores, Console())
 
 
 def main(argv: list[str] | None = None) -> int:

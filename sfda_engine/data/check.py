@@ -7,7 +7,6 @@ and its values compared with what its label format defines. Exit code 0 fine, 2 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,16 +22,13 @@ from rich.table import Table
 
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.data.frame_files import undefined_value
-from sfda_engine.data.images import DECODING_ERRORS, decode_rgb
+from sfda_engine.data.images import DECODING_ERRORS, decode_rgb, ends_well
 from sfda_engine.data.layout import Layout, Pair, archives_in, expected_label, pair_of, recognizes
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 
 SAMPLE = 32
 SHOWN = 5
-# The last bytes of a file that was written wholly; metadata may follow them.
-ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9"}
-TAIL = 64
 
 
 @dataclass(frozen=True)
@@ -125,10 +121,8 @@ def check_orphans(splits: list[Split]) -> Iterable[Finding]:
 
 def check_end(path: Path) -> Iterable[Finding]:
     """A file that stops before its end, or is empty: what an interrupted extraction leaves."""
-    with path.open("rb") as file:
-        file.seek(-min(path.stat().st_size, TAIL), os.SEEK_END)
-        if ENDS[path.suffix.lower()] in file.read():
-            return
+    if ends_well(path):
+        return
     try:
         decode_rgb(path)
     except DECODING_ERRORS as error:

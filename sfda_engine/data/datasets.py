@@ -101,7 +101,7 @@ def default_classes(dataset: str) -> str | None:
 
 
 def check_label_folder(config: EvaluateConfig, class_names: tuple[str, ...]) -> None:
-    """Fail before a long run where `evaluate` could not work; looks at names of frames and folders, opens nothing."""
+    """Fail before a long run where `evaluate` could not work; looks at names of files and folders, opens none."""
     if config.dataset == "scenes":
         _domain(config.split)
     elif config.dataset in LAYOUTS:
@@ -112,6 +112,7 @@ def check_label_folder(config: EvaluateConfig, class_names: tuple[str, ...]) -> 
             raise UserError(
                 f"there is no label folder {labels}; extract the labels of {layout.name} ({layout.expects})"
             )
+        pairs_of(layout, root, config.split)
     elif not (labels := _folder(config.root, config.split, "evaluate") / "labels").is_dir():
         raise UserError(f"there is no label folder {labels}; leave section evaluate out to run without labels")
 

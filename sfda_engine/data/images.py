@@ -3,6 +3,7 @@ nearest, both by Pillow)."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,16 @@ from sfda_engine.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # what Pillow raises for a damaged file
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# The last bytes of a file that was written wholly; metadata may follow them.
+ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9"}
+TAIL = 64
+
+
+def ends_well(path: Path) -> bool:
+    """Whether a PNG or JPEG has its last bytes: cheap, where decoding is not. Interrupted extractions lack them."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, TAIL), os.SEEK_END)
+        return ENDS[path.suffix.lower()] in file.read()
 
 
 def decode_rgb(path: Path) -> Image.Image:

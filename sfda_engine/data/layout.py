@@ -91,10 +91,24 @@ def frames_of(layout: Layout, root: Path, split: str | None, *, labelled: bool =
     """Frames of a split (or of a union), sorted. Raises UserError for a wrong root or split, or where there is none."""
     if not root.is_dir():
         raise UserError(f"data folder {root} does not exist; give the root of {layout.name}: {layout.expects}")
-    found = [path for part in _parts(layout, split, labelled) for path in _find(layout, root, part, labelled)]
-    if not found:
+    found = {part: _find(layout, root, part, labelled) for part in _parts(layout, split, labelled)}
+    if not any(found.values()):
         raise UserError(_nothing_there(layout, root, split))
-    return sorted(found)
+    for part, frames in found.items():
+        official = (layout.labelled if labelled else layout.splits)[part]
+        if official is not None and len(frames) < official:
+            _warn_of_fewer(layout.name, part, root, len(frames), official)
+    return sorted(path for frames in found.values() for path in frames)
+
+
+@cache
+def _warn_of_fewer(name: str, split: str, root: Path, found: int, official: int) -> None:
+    """Once a process: a subset may be meant, a half-extracted archive is not."""
+    log.warning(
+        "%s %s: %d of the official %d frames are in %s; if an archive was extracted in part, extract it again "
+        "(python -m sfda_engine.data.check %s tells what is missing)",
+        *(name, split, found, official, root, root),
+    )
 
 
 def pairs_of(layout: Layout, root: Path, split: str | None) -> list[Pair]:

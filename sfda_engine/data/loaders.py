@@ -93,15 +93,9 @@ class TrainingFrames(Dataset[LabelledItem]):
         seed: int,
     ) -> None:
         self.images, self.seed = images, seed
-        width, height = size
+        self.size, self.scale = (size[1], size[0]), scale
         self.augment = v2.Compose(
             [
-                # a zoom by s shows 1 / s^2 of the frame
-                v2.RandomResizedCrop(
-                    (height, width),
-                    scale=(scale[1] ** -2, scale[0] ** -2),
-                    ratio=(width / height, width / height),
-                ),
                 v2.RandomHorizontalFlip(0.5 if flip else 0.0),
                 v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
                 v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
@@ -120,12 +114,20 @@ class TrainingFrames(Dataset[LabelledItem]):
         label = tv_tensors.Mask(transforms.pil_to_tensor(truth)[0])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix_seeds(self.seed, 1, draw))  # the CPU's alone
-            image, label = self.augment(image, label)
+            image, label = self.augment(*self.crop(frame.width / frame.height)(image, label))
         return {
             "image": image.as_subclass(Tensor),
             "label": label.as_subclass(Tensor),
             "name": self.images.name(index),
         }
+
+    def crop(self, aspect: float) -> v2.RandomResizedCrop:
+        """Crops have the frame's own aspect (width / height), so that zoom 1 is the whole frame, as evaluation sees it.
+
+        A zoom by s shows 1 / s^2 of the frame.
+        """
+        low, high = self.scale
+        return v2.RandomResizedCrop(self.size, scale=(high**-2, low**-2), ratio=(aspect, aspect))
 
 
 class EvaluationFrames(Dataset[LabelledItem]):

@@ -39,7 +39,7 @@ ORDER = [
     {"metrics", "progress", "checkpoint", "interrupts"},
     {"trainer"},
     {"build"},
-    {"evaluate"},
+    {"evaluate", "expectation"},
     {"results"},
     {"report"},
     {"dry_run"},
@@ -67,6 +67,7 @@ LABEL_READERS = {
     "data/datasets",
     "data/frame_files",
     "data/check",
+    "data/preflight",
 }
 
 
