@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.plan:
         print_plan(trainings, runs, options)
         return 0
-    check_data(trainings, runs, options)
     if arguments.run is not None:
         return one_of(arguments.run, trainings, runs, options)
+    check_data(trainings, runs, options)
     failed = sweep(argv, trainings, runs, options, lambda: write(exhibits, seeds, options))
     if failed:
         print(f"{len(failed)} failed ({', '.join(failed)}); the same command tries them again", file=sys.stderr)

@@ -22,9 +22,9 @@ from sfda_engine.models.weights import sha256_of
 from sfda_engine.trainer import total_steps
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
-    """What the user chose."""
+    """What the user chose; one object a command, so that configurations are read once for it."""
 
     domain: Domain
     output: Path
@@ -69,6 +69,7 @@ def named(config: str, network: str) -> str:
     return f"{config}_segnet" if network == "segnet" else config
 
 
+@cache
 def source_config(training: Training, options: Options) -> Config:
     """The recipe of a source model in the user's place, its labelled and its held-out frames."""
     task = training.task
@@ -107,6 +108,7 @@ def is_trained(training: Training, options: Options) -> bool:
     return weights.startswith("package:") or Path(weights).is_file()
 
 
+@cache
 def run_config(run: Run, options: Options) -> Config:
     """The whole configuration of a run; its schedule is the shipped one unless the user gave steps or epochs."""
     job, task = run.job, run.job.task
@@ -194,7 +196,7 @@ def settings(run: Run, options: Options) -> str:
     source = Path(source_weights(Training(run.job.task, run.job.network), options)).stem
     return (
         f"{run_steps(config)} steps, {width}x{height}, batch {config.target.batch_size}, exposure "
-        f"{config.model.exposure}, {PRECISIONS[precision(config)]}, source {_source_hash(config)} ({source})"
+        f"{config.model.exposure}, {precision_of(config)}, source {_source_hash(config)} ({source})"
     )
 
 
@@ -202,7 +204,7 @@ def run_folder(run: Run, options: Options) -> Path:
     """The folder of a run: another one for everything that would change its result, but for where the data lie."""
     config = run_config(run, options)
     job = run.job
-    parts = [to_yaml(_without_places(config)), job.method, str(run_steps(config)), precision(config)]
+    parts = [to_yaml(_without_places(config)), job.method, str(run_steps(config)), precision_of(config)]
     if job.method not in ("source_only", "sfda"):
         parts.append(to_yaml(_without_places(source_config(Training(job.task, job.network), options))))
     digest = _digest("\n".join([*parts, _source_hash(config)]))
@@ -243,6 +245,12 @@ def _model(network: str, options: Options) -> list[str]:
 
 def _pair(size: tuple[int, int]) -> str:
     return f"[{size[0]}, {size[1]}]"
+
+
+def precision_of(config: Config) -> str:
+    """fp32, bf16 or fp16."""
+    chosen = precision(config)
+    return "fp32" if chosen == "no" else chosen
 
 
 def architecture(network: str) -> str:

@@ -17,6 +17,7 @@ from benchmarks.paper.jobs import (
     Training,
     architecture,
     is_trained,
+    precision_of,
     run_config,
     run_folder,
     run_steps,
@@ -26,7 +27,6 @@ from benchmarks.paper.jobs import (
 from benchmarks.paper.run import SCORE
 from benchmarks.paper.tables import Job
 from benchmarks.row import device_name
-from sfda_engine.build import precision
 from sfda_engine.config import Config
 from sfda_engine.data.classes import class_set
 
@@ -62,8 +62,7 @@ def print_plan(trainings: Sequence[Training], runs: Sequence[Run], options: Opti
     for line in lines:
         hours = [f"{line.h100:.3g}", f"{line.here:.3g}" + (" (measured)" if line.measured else "")]
         table.add_row(line.name, line.what, str(line.done), str(line.missing), str(line.steps), *hours)
-    console = Console()
-    console = Console(width=max(console.width, WIDTH))
+    console = Console(width=max(Console().width, WIDTH))
     console.print(table)
     h100 = sum(line.missing * line.h100 for line in lines)
     here = sum(line.missing * line.here for line in lines)
@@ -105,8 +104,7 @@ def _job_line(job: Job, runs: Sequence[Run], options: Options) -> Line:
 
 
 def _rates(network: str, config: Config) -> tuple[Rate, Rate]:
-    dtype = {"no": "fp32"}.get(precision(config), precision(config))
-    arch = architecture(network)
+    dtype, arch = precision_of(config), architecture(network)
     return h100_rate(arch, dtype), own_rate(arch, dtype)
 
 

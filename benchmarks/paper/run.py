@@ -12,7 +12,6 @@ import datetime
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from torch import nn
 
 from benchmarks.paper.jobs import Options, Run, Training, run_config, run_folder, run_steps, settings, source_config
 from benchmarks.paper.jobs import source_folder as folder_of
-from benchmarks.peers.run import adapt, open_domain
+from benchmarks.peers.run import adapt, open_domain, with_source
+from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from benchmarks.peers.source_only import source_only
 from benchmarks.peers.target import Method, Target
 from benchmarks.row import commit, device_name, versions
@@ -31,15 +31,12 @@ from sfda_engine.checkpoint import FOLDER as CHECKPOINTS
 from sfda_engine.config import Config
 from sfda_engine.config_loader import save_config
 from sfda_engine.data.datasets import open_evaluate, open_source
-from sfda_engine.data.readers import LabelledImages
 from sfda_engine.evaluate import as_json, evaluate_images
 from sfda_engine.files import whole_file, write_json
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.steps import uses_transfer
 from sfda_engine.train_source import train_source
 from sfda_engine.trainer import peak_memory_mb
-
-SourceDriven = Callable[[nn.Module, Target, LabelledImages], Iterator[nn.Module]]
 
 SCORE = "score.json"
 SAMPLES = 4
@@ -118,22 +115,13 @@ def adapt_peer(run: Run, source: nn.Module, info: WeightsInfo, target: Target, o
     """A method of `benchmarks.peers`; the source-driven ones get the labelled source frames."""
     method: Method = source_only
     if run.job.method != "source_only":
-        from benchmarks.peers.source_driven import SOURCE_DRIVEN
-
-        config = source_config(Training(run.job.task, run.job.network), options).source
-        assert config is not None
-        labelled = open_source(config, class_names=info.class_names)
-        method = bind(SOURCE_DRIVEN[run.job.method], labelled)
+        recipe = source_config(Training(run.job.task, run.job.network), options)
+        method = with_source(SOURCE_DRIVEN[run.job.method], recipe, info)
     left = adapt(method, source, target, limit=math.inf)
     network = copy.deepcopy(source)
     network.load_state_dict(left.snapshots[left.steps])
     made = 0 if run.job.method == "source_only" else left.steps
     return Adapted(network, made, left.seconds, left.note)
-
-
-def bind(method: SourceDriven, labelled: LabelledImages) -> Method:
-    """A source-driven method with its source data."""
-    return lambda network, target: method(network, target, labelled)
 
 
 def scores(
