@@ -1,7 +1,8 @@
 """ENTRY `python -m benchmarks.paper`: the paper's tables and figures, whatever of them is missing.
 
 Each source training and each run is a process of its own (its peak memory is then its own). After every run the tables
-are made anew from what is there. A sweep that was stopped goes on where it was; a run that fails stops no other.
+are made anew from what is there. A sweep that was stopped goes on where it was: source trainings and the engine's own
+rows from their newest checkpoint, the methods of others from the start of the run. A run that fails stops no other.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.run is not None:
         return one_of(arguments.run, trainings, runs, options)
     check_data(trainings, runs, options)
-    failed = sweep(argv, trainings, runs, options, lambda: write(exhibits, seeds, options))
+    failed = sweep(argv, trainings, runs, options, lambda: write_tables(exhibits, seeds, options))
+    draw_pictures(exhibits, seeds, options)
     if failed:
         print(f"{len(failed)} failed ({', '.join(failed)}); the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
@@ -77,6 +79,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--source-steps", type=int, help="updates of each source training, for a trial")
     parser.add_argument("--size", type=int, nargs=2, metavar=("W", "H"), help="size of all frames, for a trial")
     parser.add_argument("--batch", type=int, help="frames a step, for a trial")
+    parser.add_argument("--workers", type=int, help="loader processes of a run")
     parser.add_argument("--output", type=Path, default=Path("runs/paper"), help="folder of it all (runs/paper)")
     parser.add_argument("--plan", action="store_true", help="show what would run, and how long, and stop")
     parser.add_argument("--run", help=argparse.SUPPRESS)  # the sweep's own processes: the name of one run
@@ -115,6 +118,7 @@ def make_options(arguments: argparse.Namespace) -> Options:
         source_steps=arguments.source_steps,
         size=None if arguments.size is None else tuple(arguments.size),
         batch=arguments.batch,
+        workers=arguments.workers,
     )
 
 
@@ -206,22 +210,27 @@ def one_of(name: str, trainings: Sequence[Training], runs: Sequence[Run], option
     raise UserError(f"no run is called {name}")
 
 
-def write(exhibits: Sequence[Exhibit], seeds: Sequence[int], options: Options) -> None:
-    """CSV, Markdown and PNG of every table and figure that has a run."""
+def write_tables(exhibits: Sequence[Exhibit], seeds: Sequence[int], options: Options) -> None:
+    """CSV and Markdown of every table and figure that has a run."""
     for one in exhibits:
-        found = outcomes(one, seeds, options)
-        if not found:
+        if found := outcomes(one, seeds, options):
+            stem = options.output / one.name
+            write_csv(stem.with_suffix(".csv"), one, found)
+            write_text(stem.with_suffix(".md"), markdown(one, found, options))
+
+
+def draw_pictures(exhibits: Sequence[Exhibit], seeds: Sequence[int], options: Options) -> None:
+    """PNG of every table and figure that has a run."""
+    for one in exhibits:
+        picture = (options.output / one.name).with_suffix(".png")
+        if not (found := outcomes(one, seeds, options)):
             continue
-        stem = options.output / one.name
-        picture = stem.with_suffix(".png")
         if one.name == "figure_6":
             draw_qualitative(picture, one, found, options)
         elif one.name == "figure_7":
             draw_synthetic(picture, one, found, options)
         else:
             draw(picture, one, found, options.domain.remark)
-        write_csv(stem.with_suffix(".csv"), one, found)
-        write_text(stem.with_suffix(".md"), markdown(one, found, options, picture.name))
 
 
 if __name__ == "__main__":

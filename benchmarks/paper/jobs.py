@@ -41,6 +41,8 @@ class Options:
     source_steps: int | None = None
     size: tuple[int, int] | None = None
     batch: int | None = None
+    workers: int | None = None
+    """Loader processes."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def source_config(training: Training, options: Options) -> Config:
         words += ["--source.size", _pair(options.size)]
     if options.batch is not None:
         words += ["--source.batch_size", str(options.batch)]
+    if options.workers is not None:
+        words += ["--source.num_workers", str(options.workers)]
     if options.source_steps is not None:
         words += ["--run.epochs", "null", "--run.steps", str(options.source_steps)]
     return load_config(training.recipe, words)
@@ -126,6 +130,8 @@ def run_config(run: Run, options: Options) -> Config:
         words += ["--target.size", _pair(options.size), "--method.synthetic_size", _pair(half)]
     if options.batch is not None:
         words += ["--target.batch_size", str(options.batch)]
+    if options.workers is not None:
+        words += ["--target.num_workers", str(options.workers)]
     changes = dict(job.changes)
     if changes.get("student_init") == "fresh":  # it learns as its source did
         source = source_config(training, options).source

@@ -16,6 +16,7 @@ from benchmarks.paper.numbers import Printed, printed_table
 from benchmarks.paper.run import SCORE
 from benchmarks.paper.tables import Cell, Exhibit
 from sfda_engine.data.classes import class_set
+from sfda_engine.expectation import TOLERANCE
 from sfda_engine.files import write_text
 
 
@@ -97,10 +98,10 @@ def _line(exhibit: Exhibit, outcome: Outcome, classes: list[str]) -> dict[str, A
     }
 
 
-def markdown(exhibit: Exhibit, found: Sequence[Outcome], options: Options, picture: str | None) -> str:
+def markdown(exhibit: Exhibit, found: Sequence[Outcome], options: Options) -> str:
     """The exhibit as a page: ours beside the paper's, cost, IoU by class, and under what it was measured."""
-    lines = [f"# {heading(exhibit)}", "", options.domain.remark, ""]
-    lines += [f"![{exhibit.name}]({picture})", ""] if picture is not None else []
+    lines = [f"# {heading(exhibit)}", "", options.domain.remark, "", f"![{exhibit.name}]({exhibit.name}.png)", ""]
+    lines += _deviations(found)
     lines += [_overview(exhibit, found)]
     lines += ["## Cost, pixel accuracy", "", _cost(exhibit, found)]
     lines += ["## IoU by class", "", _by_class(exhibit, found)]
@@ -108,6 +109,23 @@ def markdown(exhibit: Exhibit, found: Sequence[Outcome], options: Options, pictu
         lines += ["## What the paper prints, on its own data and networks", "", _printed(exhibit)]
     lines += ["## Measured under", "", *_conditions(found)]
     return "\n".join(lines) + "\n"
+
+
+def _deviations(found: Sequence[Outcome]) -> list[str]:
+    """A line for each source model that is far from the paper's: it decides every other row."""
+    lines = []
+    for outcome in found:
+        printed = outcome.cell.printed
+        if outcome.cell.job.method != "source_only" or printed is None:
+            continue
+        ours, paper = outcome.score["miou"], printed.values["mIoU"]
+        if abs(ours - paper) > TOLERANCE:
+            lines += [
+                f"**The source model of {outcome.cell.job.task.name}, {outcome.cell.job.network}, has {ours:.2f} mIoU, "
+                f"the paper's {paper:.2f}**: rows that start from it cannot be compared with the paper's.",
+                "",
+            ]
+    return lines
 
 
 def heading(exhibit: Exhibit) -> str:
