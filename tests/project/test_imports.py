@@ -14,8 +14,9 @@ from torch import nn
 
 import sfda_engine
 from benchmarks.peers import PEERS as METHODS
+from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from benchmarks.peers.target import Target
-from sfda_engine.data.readers import Images
+from sfda_engine.data.readers import Images, LabelledImages
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
 
@@ -177,7 +178,7 @@ def test_methods_without_source_data_have_no_way_to_it_nor_to_labels() -> None:
     closed = {"sfda_engine.data.datasets", "sfda_engine.data.scenes", "sfda_engine.data.folder"}
     closed |= {"sfda_engine.evaluate", "sfda_engine.train_source", *(f"benchmarks.peers.{name}" for name in shell)}
     words = LABELLED | {"LabelledImages", "LabelledItem", "EvaluationFrames", "EvaluateConfig", "SourceConfig"}
-    methods = [path for path in modules(PEERS) if path.stem not in shell]
+    methods = [path for path in modules(PEERS) if path.stem not in shell and path.parent == PEERS]
     assert len(methods) > 10
     for path in methods:
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
@@ -185,6 +186,12 @@ def test_methods_without_source_data_have_no_way_to_it_nor_to_labels() -> None:
         assert not (names | {name for _, name in found}) & words, path
         assert {name for module, name in found if module in closed} <= {"IGNORE"}, path
         assert "TrainingFrames" not in names or path.stem == "target", path  # there, over pseudo-labels alone
+        assert not {pair for pair in found if "source_driven" in " ".join(pair)}, path
+
+
+def test_source_driven_methods_are_given_source_data_and_open_none() -> None:
+    for path in modules(PEERS / "source_driven"):
+        assert not {name for _, name in imports(path)} & LABELLED, path
 
 
 def test_methods_without_source_data_are_so_by_type() -> None:
@@ -201,6 +208,9 @@ def test_methods_without_source_data_are_so_by_type() -> None:
     }
     for method in METHODS.values():
         assert get_type_hints(method) == {"network": nn.Module, "target": Target, "return": Iterator[nn.Module]}, method
+    for driven in SOURCE_DRIVEN.values():
+        hints = {"network": nn.Module, "target": Target, "labelled": LabelledImages, "return": Iterator[nn.Module]}
+        assert get_type_hints(driven) == hints, driven
 
 
 def test_files_are_short() -> None:

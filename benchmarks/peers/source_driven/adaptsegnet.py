@@ -35,9 +35,9 @@ from benchmarks.peers.source_driven.source import source_forward, source_frames
 from benchmarks.peers.target import Target, forward, frames, warm_start
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
-from sfda_engine.steps import Update, frozen
+from sfda_engine.steps import Update
 
-LEARNING_RATE = 2.5e-4
+RATE = 2.5e-4
 
 
 class Level(NamedTuple):
@@ -59,16 +59,14 @@ def output_discriminator(classes: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def discriminator_loss(discriminator: nn.Module, source: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy, source 0 and target 1, halved; probabilities (B, K, H, W), detached here."""
-    on_source, on_target = (discriminator(maps.detach()).float() for maps in (source, target))
-    return (functional.softplus(on_source).mean() + functional.softplus(-on_target).mean()) / 2
+def called_source(logits: Tensor) -> Tensor:
+    """Mean binary cross-entropy of a discriminator's logits, of any shape, with label 0."""
+    return functional.softplus(logits.float()).mean()
 
 
-def adversarial_loss(discriminator: nn.Module, target: Tensor) -> Tensor:
-    """Binary cross-entropy of target probabilities (B, K, H, W) called source; the discriminator learns nothing."""
-    with frozen(discriminator):
-        return functional.softplus(discriminator(target).float()).mean()
+def called_target(logits: Tensor) -> Tensor:
+    """Mean binary cross-entropy of a discriminator's logits, of any shape, with label 1."""
+    return functional.softplus(-logits.float()).mean()
 
 
 def auxiliary_head(network: nn.Module, target: Target) -> nn.Conv2d:
@@ -102,26 +100,28 @@ def _adversarial(
 ) -> Iterator[nn.Module]:
     accelerator = target.accelerator
     discriminators = nn.ModuleList(output_discriminator(target.info.num_classes) for _ in levels)
-    discriminators.to(accelerator.device)
-    head_group = {"params": heads.parameters(), "lr": 10 * LEARNING_RATE}
-    trained: list[dict[str, Any]] = [{"params": network.parameters()}, head_group]
-    optimizer = SGD(trained, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
+    discriminators.to(accelerator.device).to(memory_format=torch.channels_last)
+    learning = [*network.parameters(), *heads.parameters()]
+    groups: list[dict[str, Any]] = [{"params": network.parameters()}, {"params": heads.parameters(), "lr": 10 * RATE}]
+    optimizer = SGD(groups, lr=RATE, momentum=0.9, weight_decay=5e-4)
     adam = Adam(discriminators.parameters(), lr=1e-4, betas=(0.9, 0.99))
     schedules = [PolynomialLR(each, total_iters=target.steps, power=0.9) for each in (optimizer, adam)]
-    update, update_discriminators = (Update(accelerator, accelerator.prepare(each)) for each in (optimizer, adam))
+    updates = [Update(accelerator, accelerator.prepare(each)) for each in (optimizer, adam)]
     for source, images in zip(source_frames(target, labelled), frames(target), strict=True):
-        size = size_of(images)
         with accelerator.autocast():
-            on_source = predictions(source_forward(network, source.images), heads, size)
-            on_target = predictions(forward(network, images), heads, size)
-            loss, deceived = torch.zeros(2, device=images.device)
-            for level, judge, own, other in zip(levels, discriminators, on_source, on_target, strict=True):
-                own_map, other_map = own.softmax(1), other.softmax(1)
+            on_source = predictions(source_forward(network, source.images), heads, size_of(images))
+            on_target = predictions(forward(network, images), heads, size_of(images))
+            loss, judged = torch.zeros(2, device=images.device)
+            for level, discriminator, own, other in zip(levels, discriminators, on_source, on_target, strict=True):
+                of_target = discriminator(other.softmax(1))
+                of_source = discriminator(own.detach().softmax(1))
                 loss = loss + level.segmentation * labelled_loss(own, source.labels)
-                loss = loss + level.adversarial * adversarial_loss(judge, other_map)
-                deceived = deceived + discriminator_loss(judge, own_map, other_map)
-        update(loss)
-        update_discriminators(deceived)
-        for schedule in schedules:
+                loss = loss + level.adversarial * called_source(of_target)
+                judged = judged + (called_source(of_source) + called_target(of_target)) / 2
+        # one pass of target predictions through the discriminators serves both sides, each with its own gradient
+        accelerator.backward(loss, inputs=learning, retain_graph=True)
+        accelerator.backward(judged, inputs=list(discriminators.parameters()))
+        for update, schedule in zip(updates, schedules, strict=True):
+            update.step()
             schedule.step()
         yield network

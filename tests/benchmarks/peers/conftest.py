@@ -1,4 +1,4 @@
-"""Four frames of 32x32 at night, and the shipped source network."""
+"""Four frames of 32x32 at night, four labelled ones by day, and the shipped source network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from benchmarks.peers.run import open_domain
 from benchmarks.peers.target import Target
 from sfda_engine.config import Config
 from sfda_engine.config_loader import load_config
+from sfda_engine.data.classes import class_set
+from sfda_engine.data.datasets import open_source
+from sfda_engine.data.readers import LabelledImages
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +28,17 @@ def _accelerate_as_it_was() -> Iterator[None]:
 
 def tiny_config() -> Config:
     size, frames = ["--target.size", "[32, 32]", "--target.batch_size", "2"], ["--target.frames", "4"]
-    return load_config("demo", [*size, *frames, "--evaluate.frames", "3"])
+    source = [
+        "--source.dataset",
+        "scenes",
+        "--source.split",
+        "day",
+        "--source.size",
+        "[32, 32]",
+        "--source.frames",
+        "4",
+    ]
+    return load_config("demo", [*size, *frames, *source, "--evaluate.frames", "3"])
 
 
 @pytest.fixture
@@ -42,3 +55,11 @@ def opened() -> Callable[..., tuple[nn.Module, Target]]:
         return source, target
 
     return build
+
+
+@pytest.fixture
+def labelled() -> LabelledImages:
+    """What a source-driven method is given beside them."""
+    config = tiny_config()
+    assert config.source is not None
+    return open_source(config.source, class_names=class_set("scenes").names)

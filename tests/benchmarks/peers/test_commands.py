@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import PEERS
-from benchmarks.peers.domains import DOMAINS, domain_config, settings
+from benchmarks.peers.domains import DOMAINS, domain_config, require_source, settings
 from benchmarks.peers.rows import PeerRow, append_row, read_rows
+from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from sfda_engine.config import Config
+from sfda_engine.config_loader import load_config
 from sfda_engine.errors import UserError
 from tests.benchmarks.peers.conftest import tiny_config
 
@@ -104,7 +106,7 @@ def test_a_run_of_its_own_process_is_the_same_command(tmp_path: Path, monkeypatc
         str(tmp_path),
     ]
     assert command.main(words) == 0
-    assert [line[4] for line in lines] == list(PEERS)
+    assert [line[4] for line in lines] == [*PEERS, *SOURCE_DRIVEN]
     assert lines[0][:3] == [sys.executable, "-m", "benchmarks.peers"]
     parsed = command.parse(lines[1][3:])
     assert (parsed.method, parsed.domain, parsed.seed) == (["adabn"], ["scenes:night"], [0])
@@ -163,3 +165,38 @@ def test_domains_are_the_shipped_runs() -> None:
     config: Config = domain_config("scenes:rain")
     assert (config.target.split, config.evaluate.split if config.evaluate else None) == ("rain", "rain")
     assert (config.target.size, config.model.exposure) == ((128, 96), "gamma")
+    assert config.source == load_config("demo_source").source
+
+
+def test_a_source_driven_row_says_so(small: None, tmp_path: Path) -> None:
+    words = ["--method", "source_max_square", "--domain", "scenes:night", "--seed", "0", "--steps", "1"]
+    assert command.main([*words, "--output", str(tmp_path)]) == 0
+    (row,) = read_rows(tmp_path / "peers.csv")
+    assert (row.source_free, row.settings) == (False, settings(tiny_config(), 1))
+    assert "| source_max_square | **needed** |" in (tmp_path / "peers.md").read_text()
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> list[str]:
+    """Files of CamVid dusk, none of them with a frame in it, and of no day."""
+    for kind in ("images", "labels"):
+        (tmp_path / "camvid" / "dusk" / kind).mkdir(parents=True)
+    weights = tmp_path / "source.safetensors"
+    weights.write_bytes(b"")
+    return ["--camvid-root", str(tmp_path / "camvid"), "--camvid-source", str(weights), "--domain", "camvid:dusk"]
+
+
+def test_the_day_frames_are_asked_for_where_a_method_needs_them(camvid: list[str], tmp_path: Path) -> None:
+    plan = ["--plan", *camvid, "--seed", "0", "--output", str(tmp_path / "out")]
+    assert command.main([*plan, "--method", "tent"]) == 0
+    missing = tmp_path / "camvid" / "day_train" / "images"
+    for methods in ([], ["--method", "tent", "--method", "source_cbst"]):
+        with pytest.raises(UserError, match=f"no folder {missing}, the labelled source frames .* by --method"):
+            command.main([*plan, *methods])
+    for kind in ("images", "labels"):
+        (tmp_path / "camvid" / "day_train" / kind).mkdir(parents=True)
+    assert command.main(plan) == 0
+    config = domain_config("camvid:dusk", tmp_path / "source.safetensors", tmp_path / "camvid")
+    require_source(config)
+    expected = load_config("camvid_source", ["--source.root", str(tmp_path / "camvid" / "day_train")])
+    assert config.source == expected.source

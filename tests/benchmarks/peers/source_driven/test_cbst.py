@@ -1,0 +1,62 @@
+"""CBST beside the source: its rounds, and its first step by hand."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.peers.cbst import self_labelled
+from benchmarks.peers.labelling import class_thresholds, probabilities
+from benchmarks.peers.run import adapt
+from benchmarks.peers.source_driven.cbst import decay, source_cbst
+from benchmarks.peers.source_driven.source import source_frames
+from benchmarks.peers.target import Target, warm_start
+from sfda_engine.data.readers import LabelledImages
+
+Opened = Callable[..., tuple[nn.Module, Target]]
+
+
+def test_the_learning_rate_is_constant_in_a_round_and_falls_by_the_root_of_two() -> None:
+    spans = [(0, 3), (3, 6), (6, 9)]
+    root = 2**-0.5
+    expected = [1, 1, 1, root, root, root, 0.5, 0.5, 0.5, root / 2]
+    assert [decay(step, spans) for step in range(10)] == pytest.approx(expected)
+
+
+def test_labels_are_balanced_over_classes(opened: Opened) -> None:
+    network, target = opened(steps=6)
+    warm_start(network, target)
+    thresholds = class_thresholds(network, target, 0.2)
+    maps = torch.cat(list(probabilities(network, target)))
+    quotients = maps / thresholds.view(1, -1, 1, 1)
+    expected = quotients.argmax(1).where(quotients.amax(1) >= 1, torch.full((), 255))
+    for share, label in zip(expected.flatten().bincount(minlength=9)[:9] / expected.numel(), thresholds, strict=True):
+        assert (share > 0) == (label < 1)  # the surest fifth of each class that is predicted at all, however rare
+    batches = list(self_labelled(network, target))
+    assert len(batches) == 6
+    known = torch.cat([batch.labels for batch in batches[:2]]).flatten().bincount(minlength=256)
+    assert set(known.nonzero().flatten().tolist()) <= {*range(9), 255}
+    assert known[:9].count_nonzero() > 3
+
+
+def test_the_first_step_descends_on_both_kinds_of_labels(opened: Opened, labelled: LabelledImages) -> None:
+    source, target = opened(steps=1)
+    after = adapt(lambda network, target: source_cbst(network, target, labelled), source, target, limit=1000).snapshots
+    start = copy.deepcopy(source)
+    warm_start(start, target)
+    batches = [next(source_frames(target, labelled)), next(self_labelled(start, target))]
+    assert (batches[1].labels != 255).any()
+    network = copy.deepcopy(start).train()
+    loss = torch.zeros(())
+    for batch in batches:
+        logits = functional.interpolate(network(batch.images).logits, size=(32, 32), mode="bilinear")
+        loss = loss + functional.cross_entropy(logits, batch.labels, ignore_index=255)
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    for (key, value), gradient in zip(start.named_parameters(), gradients, strict=True):
+        expected = 1e-4 * (gradient + 5e-4 * value)
+        torch.testing.assert_close(value - after[1][key], expected, rtol=2e-2, atol=2e-7)

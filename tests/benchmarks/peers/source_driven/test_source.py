@@ -1,0 +1,116 @@
+"""Source batches and their cross-entropy, and the first step of each simple method, by hand."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.peers.run import adapt
+from benchmarks.peers.source_driven import SOURCE_DRIVEN
+from benchmarks.peers.source_driven.source import AUGMENTATION, SourceBatch, source_frames, source_loss
+from benchmarks.peers.target import Target, frames, warm_start
+from sfda_engine.config_loader import load_config
+from sfda_engine.data.loaders import Draws, TrainingFrames, mix_seeds
+from sfda_engine.data.readers import LabelledImages
+
+Opened = Callable[..., tuple[nn.Module, Target]]
+
+
+@pytest.mark.parametrize("recipe", ["demo_source", "camvid_source"])
+def test_the_augmentation_is_that_of_the_shipped_recipes(recipe: str) -> None:
+    own = load_config(recipe).source
+    assert own is not None
+    assert (own.scale, own.flip, own.jitter) == (AUGMENTATION.scale, AUGMENTATION.flip, AUGMENTATION.jitter)
+
+
+def test_a_batch_is_what_train_source_would_have(opened: Opened, labelled: LabelledImages) -> None:
+    _, target = opened(steps=3, seed=4)
+    batches = list(source_frames(target, labelled))
+    seed = mix_seeds(4, 5)
+    dataset = TrainingFrames(labelled, size=(32, 32), scale=(1.0, 1.5), flip=True, jitter=0.15, seed=seed)
+    drawn = [dataset[key] for key in Draws(4, seed=seed, start=0, stop=6)]
+    assert len(batches) == 3
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), torch.stack([item["label"] for item in drawn]))
+    images = target.preprocess(torch.stack([item["image"] for item in drawn]))
+    torch.testing.assert_close(torch.cat([batch.images for batch in batches]), images, rtol=1e-4, atol=1e-4)
+
+
+def trained_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits at the images' size, every BN layer on the statistics of the batch."""
+    logits = network.train()(images).logits
+    return functional.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def cross_entropy(network: nn.Module, batch: SourceBatch) -> Tensor:
+    logs = trained_logits(network, batch.images).log_softmax(1)
+    counted = batch.labels != 255
+    own = logs.gather(1, batch.labels.where(counted, torch.zeros(()).long()).unsqueeze(1)).squeeze(1)
+    return -own[counted].mean()
+
+
+def test_source_loss_is_the_mean_over_labelled_pixels_and_writes_no_statistics(
+    opened: Opened, labelled: LabelledImages
+) -> None:
+    network, target = opened()
+    batch = next(source_frames(target, labelled))
+    batch.labels[:, :7] = 255
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    loss = source_loss(network, batch)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    assert loss.item() == pytest.approx(cross_entropy(copy.deepcopy(network), batch).item(), rel=1e-4)
+    assert source_loss(network, batch._replace(labels=torch.full_like(batch.labels, 255))).item() == 0
+
+
+def entropy(p: Tensor) -> Tensor:
+    return -0.001 * (p * p.log()).sum(1).mean() / math.log(p.shape[1])
+
+
+def squares(p: Tensor) -> Tensor:
+    return -0.1 * p.square().mean() / 2
+
+
+def weighted_squares(p: Tensor) -> Tensor:
+    total = torch.zeros(())
+    for image in p:
+        labels = image.argmax(0)
+        for index in labels.unique():
+            own = labels == index
+            total = total + image.square().sum(0)[own].sum() / (own.sum() ** 0.2 * labels.numel() ** 0.8)
+    return -0.1 * total / (p.shape[0] * p.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "term"),
+    [
+        ("source_min_entropy", entropy),
+        ("source_max_square", squares),
+        ("source_max_square_iw", weighted_squares),
+    ],
+)
+def test_the_first_step_descends_on_both_terms(
+    name: str, term: Callable[[Tensor], Tensor], opened: Opened, labelled: LabelledImages
+) -> None:
+    source, target = opened(steps=1)
+    method = SOURCE_DRIVEN[name]
+    after = adapt(lambda network, target: method(network, target, labelled), source, target, limit=1000).snapshots[1]
+
+    start = copy.deepcopy(source)
+    warm_start(start, target)
+    (batch,), (images,) = islice(source_frames(target, labelled), 1), islice(frames(target), 1)
+    network = copy.deepcopy(start)
+    target_term = term(trained_logits(network, images).softmax(1))
+    statistics = {key: value.clone() for key, value in network.named_buffers()}  # written by the target's pass alone
+    loss = cross_entropy(network, batch) + target_term
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    for (key, value), gradient in zip(start.named_parameters(), gradients, strict=True):
+        expected = 2.5e-4 * (gradient + 5e-4 * value)
+        torch.testing.assert_close(value - after[key], expected, rtol=2e-2, atol=2e-7)
+    for key, value in statistics.items():
+        torch.testing.assert_close(after[key], value, rtol=1e-4, atol=1e-6)
