@@ -110,6 +110,8 @@ OUT_OF_RANGE = [
     ("method.bn_warm_start_passes", "-1", "at least 0"),
     ("method.synthetic_size", "[15, 32]", "at least 16"),
     ("source.scale", "[1.5, 1.0]", "smallest"),
+    ("evaluate.expected_source_miou", "-1", "at least 0"),
+    ("evaluate.expected_source_miou", "100.5", "at most 100"),
     ("source.jitter", "1.0", "below 1"),
 ]
 

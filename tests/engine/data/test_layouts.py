@@ -258,6 +258,25 @@ def test_missing_labels_are_counted_and_named(tmp_path: Path) -> None:
         evaluation("cityscapes", tmp_path, NINETEEN)
 
 
+def test_missing_labels_are_counted_before_adaptation_too(tmp_path: Path) -> None:
+    """By their names alone: `is_file` opens and lists nothing."""
+    fabricate("cityscapes", tmp_path)
+    config = EvaluateConfig(dataset="cityscapes", root=str(tmp_path), split="val")
+    check_label_folder(config, NINETEEN)
+    sorted((tmp_path / "gtFine" / "val").rglob("*_labelIds.png"))[1].unlink()
+    with pytest.raises(UserError, match=r"1 of 2 frames of cityscapes val have no label"):
+        check_label_folder(config, NINETEEN)
+
+
+def test_fewer_frames_than_official_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fabricate("cityscapes", tmp_path)
+    for _ in range(2):
+        open_target(TargetConfig(dataset="cityscapes", root=str(tmp_path), split="train"))
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert told[0].startswith(f"cityscapes train: 4 of the official 2975 frames are in {tmp_path};")
+
+
 def first_label_error(kind: str, root: Path, names: tuple[str, ...]) -> str:
     with pytest.raises(UserError) as caught:
         evaluation(kind, root, names).label(0)

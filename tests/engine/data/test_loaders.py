@@ -133,6 +133,19 @@ def test_without_augmentation_the_frame_is_itself() -> None:
     np.testing.assert_array_equal(item["label"], np.asarray(Ramps().label(4)))
 
 
+def test_zoom_1_is_the_whole_frame_whatever_its_aspect() -> None:
+    """As evaluation and adaptation see it: stretched to the size, nothing cut off (GTA5 has 1.82, the recipes 2)."""
+    for size, along in (((80, 30), "columns"), ((40, 60), "rows")):
+        images = Ramps(size=size, along=along)
+        label = training(images)[0, 0]["label"]
+        last = size[0] - 1 if along == "columns" else size[1] - 1
+        assert label.shape == (SIZE[1], SIZE[0])
+        assert int(label.min()) <= 1
+        assert int(label.max()) >= last - 1
+        seen = EvaluationFrames(images, size=SIZE)[0]["image"]
+        assert (training(images)[0, 0]["image"] - seen).abs().max() <= 2 / 255  # torchvision's bilinear and Pillow's
+
+
 def test_jitter_changes_colors_not_labels() -> None:
     frames, plain = training(Ramps(), jitter=0.3), training(Ramps())[0, 0]
     items = [frames[draw, 0] for draw in range(4)]
