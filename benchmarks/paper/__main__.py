@@ -8,6 +8,7 @@ rows from their newest checkpoint, the methods of others from the start of the r
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ from benchmarks.paper.jobs import Options, Run, Training, is_trained, run_folder
 from benchmarks.paper.plan import print_plan
 from benchmarks.paper.results import markdown, outcomes, write_csv
 from benchmarks.paper.run import SCORE, perform, train
-from benchmarks.paper.tables import FIGURES, TABLES, Exhibit, exhibit
+from benchmarks.paper.tables import FIGURES, TABLES, Exhibit, Job, exhibit
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
 
 INTERRUPTED = 130
+SMALLEST = 64
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = parse(argv)
     options = make_options(arguments)
+    if arguments.run is not None:
+        return make_one(arguments.run, options)
     exhibits = asked_for(arguments, options)
     seeds = arguments.seed or [0]
     jobs = dict.fromkeys(cell.job for one in exhibits for cell in one.cells)
@@ -42,8 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.plan:
         print_plan(trainings, runs, options)
         return 0
-    if arguments.run is not None:
-        return one_of(arguments.run, trainings, runs, options)
     check_data(trainings, runs, options)
     failed = sweep(argv, trainings, runs, options, lambda: write_tables(exhibits, seeds, options))
     draw_pictures(exhibits, seeds, options)
@@ -82,7 +84,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="loader processes of a run")
     parser.add_argument("--output", type=Path, default=Path("runs/paper"), help="folder of it all (runs/paper)")
     parser.add_argument("--plan", action="store_true", help="show what would run, and how long, and stop")
-    parser.add_argument("--run", help=argparse.SUPPRESS)  # the sweep's own processes: the name of one run
+    parser.add_argument("--run", help=argparse.SUPPRESS)  # the sweep's own processes, see words_of
     arguments = parser.parse_args(argv)
     for kind, asked, known in (("table", arguments.table, TABLES), ("figure", arguments.figure, FIGURES)):
         for number in asked:
@@ -93,6 +95,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     counts = (arguments.steps, arguments.epochs, arguments.source_steps, arguments.batch)
     if any(count is not None and count < 1 for count in counts) or any(seed < 0 for seed in arguments.seed or ()):
         raise UserError("--steps, --epochs, --source-steps and --batch must be above 0, --seed 0 or more")
+    if arguments.size is not None and min(arguments.size) < SMALLEST:
+        raise UserError(
+            f"--size {arguments.size[0]} {arguments.size[1]}: each at least {SMALLEST}, since synthetic "
+            "images have half of it and SegNet halves them five times"
+        )
     if arguments.steps is not None and arguments.epochs is not None:
         raise UserError("--steps and --epochs say the same thing; give one of them")
     return arguments
@@ -158,17 +165,16 @@ def sweep(
     """Make what is missing, `after` each run the tables; the names of those that failed."""
     failed = []
     for training in trainings:
-        if not is_trained(training, options) and not run_apart([*argv, "--run", training.recipe]):
+        if not is_trained(training, options) and not run_apart([*argv, "--run", words_of(training)]):
             failed.append(training.recipe)
     made = there = 0
     for run in runs:
         if not is_trained(Training(run.job.task, run.job.network), options):
             failed.append(f"{name_of(run)} (no source model)")
             continue
-        folder = run_folder(run, options)
-        if (folder / SCORE).is_file():
+        if (run_folder(run, options) / SCORE).is_file():
             there += 1
-        elif run_apart([*argv, "--run", folder.name]):
+        elif run_apart([*argv, "--run", words_of(run)]):
             made += 1
             after()
         else:
@@ -197,17 +203,25 @@ def run_apart(words: list[str]) -> bool:
     return code == 0
 
 
-def one_of(name: str, trainings: Sequence[Training], runs: Sequence[Run], options: Options) -> int:
-    """The training or the run of that name, here."""
-    for training in trainings:
-        if training.recipe == name:
-            train(training, options)
-            return 0
-    for run in runs:
-        if run_folder(run, options).name == name:
-            perform(run, options)
-            return 0
-    raise UserError(f"no run is called {name}")
+def make_one(words: str, options: Options) -> int:
+    """The training or the run that `words_of` wrote, here."""
+    told = json.loads(words)
+    task = next(task for tasks in options.domain.columns.values() for task in tasks if task.name == told["task"])
+    if "method" not in told:
+        train(Training(task, told["network"]), options)
+    else:
+        job = Job(task, told["network"], told["method"], tuple(told["changes"].items()))
+        perform(Run(job, told["seed"]), options)
+    return 0
+
+
+def words_of(one: Training | Run) -> str:
+    """A training or a run as the word that its own process gets, JSON."""
+    if isinstance(one, Training):
+        return json.dumps({"task": one.task.name, "network": one.network})
+    job = one.job
+    told = {"task": job.task.name, "network": job.network, "method": job.method, "changes": dict(job.changes)}
+    return json.dumps(told | {"seed": one.seed})
 
 
 def write_tables(exhibits: Sequence[Exhibit], seeds: Sequence[int], options: Options) -> None:

@@ -14,7 +14,7 @@ from benchmarks.paper.domains import ARCHITECTURES, Domain, Task
 from benchmarks.paper.tables import Job
 from sfda_engine.build import precision
 from sfda_engine.config import Config, SourceConfig, TargetConfig
-from sfda_engine.config_loader import load_config, resolve_weights, to_yaml
+from sfda_engine.config_loader import load_config, resolve_weights
 from sfda_engine.data.datasets import LAYOUTS, SCENE_FRAMES, target_paths
 from sfda_engine.data.layout import pairs_of
 from sfda_engine.errors import UserError
@@ -95,7 +95,7 @@ def source_config(training: Training, options: Options) -> Config:
 def source_folder(training: Training, options: Options) -> Path:
     """The run folder of a source model that is trained here."""
     config = source_config(training, options)
-    digest = _digest(to_yaml(_without_places(config)))
+    digest = _digest(repr(_without_places(config)))
     return options.output / "sources" / f"{training.recipe}.{digest}"
 
 
@@ -210,9 +210,9 @@ def run_folder(run: Run, options: Options) -> Path:
     """The folder of a run: another one for everything that would change its result, but for where the data lie."""
     config = run_config(run, options)
     job = run.job
-    parts = [to_yaml(_without_places(config)), job.method, str(run_steps(config)), precision_of(config)]
+    parts = [repr(_without_places(config)), job.method, str(run_steps(config)), precision_of(config)]
     if job.method not in ("source_only", "sfda"):
-        parts.append(to_yaml(_without_places(source_config(Training(job.task, job.network), options))))
+        parts.append(repr(_without_places(source_config(Training(job.task, job.network), options))))
     digest = _digest("\n".join([*parts, _source_hash(config)]))
     return options.output / "runs" / f"{job.task.name}.{job.network}.{job.method}.seed{run.seed}.{digest}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class Printed:
     """The column SF; None in tables that have none."""
     row: str
     column: str
-    values: dict[str, float]
+    values: dict[str, float] = field(hash=False)
     """IoU by class where the paper gives it; mIoU; in table 2 mIoU13 over 13 classes, its mIoU*."""
 
 

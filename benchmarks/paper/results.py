@@ -36,10 +36,10 @@ class Outcome:
 
     @property
     def miou13(self) -> float | None:
-        """Mean over the 13 classes of SYNTHIA's second figure; None where a network does not have them."""
-        values = [self.score["iou"].get(name) for name in class_set("cityscapes13").names]
-        known = [value for value in values if value is not None]
-        return statistics.fmean(known) if len(known) == len(values) else None
+        """Mean over those of SYNTHIA's 13 classes that have a labelled pixel; None where the network has others."""
+        iou, names = self.score["iou"], class_set("cityscapes13").names
+        known = [iou[name] for name in names if iou.get(name) is not None]
+        return statistics.fmean(known) if known and iou.keys() >= set(names) else None
 
 
 def outcomes(exhibit: Exhibit, seeds: Iterable[int], options: Options) -> list[Outcome]:
@@ -113,16 +113,15 @@ def markdown(exhibit: Exhibit, found: Sequence[Outcome], options: Options) -> st
 
 def _deviations(found: Sequence[Outcome]) -> list[str]:
     """A line for each source model that is far from the paper's: it decides every other row."""
+    models = {o.cell: o for o in found if o.cell.job.method == "source_only" and o.cell.printed is not None}
     lines = []
-    for outcome in found:
-        printed = outcome.cell.printed
-        if outcome.cell.job.method != "source_only" or printed is None:
-            continue
-        ours, paper = outcome.score["miou"], printed.values["mIoU"]
+    for cell, outcome in models.items():
+        assert cell.printed is not None
+        ours, paper = outcome.score["miou"], cell.printed.values["mIoU"]
         if abs(ours - paper) > TOLERANCE:
             lines += [
-                f"**The source model of {outcome.cell.job.task.name}, {outcome.cell.job.network}, has {ours:.2f} mIoU, "
-                f"the paper's {paper:.2f}**: rows that start from it cannot be compared with the paper's.",
+                f"**The source model of {cell.job.task.name}, {cell.job.network}, has {ours:.2f} mIoU, the paper's "
+                f"{paper:.2f}**: rows that start from it cannot be compared with the paper's.",
                 "",
             ]
     return lines
