@@ -26,7 +26,7 @@ from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores
+from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores, scoring_failed
 from sfda_engine.expectation import deviation_warnings
 from sfda_engine.files import write_json
 from sfda_engine.models.backbone import backbone_file
@@ -98,11 +98,8 @@ def adapt(config: Config) -> Adaptation | None:
     accelerator.wait_for_everyone()
     try:
         scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
-    except UserError as error:  # labels are read here first
-        raise UserError(
-            f"{error}. The adaptation itself is done and kept in {folder}: put this right and repeat the command with "
-            f"--run.output {folder} --run.resume true, which only scores"
-        ) from error
+    except UserError as error:
+        raise scoring_failed(error, folder) from error
     result = finish(config, trainer, folder, info, adapted_info, scores, student)
     accelerator.end_training()
     if config.run.export and accelerator.is_main_process:

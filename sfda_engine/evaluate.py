@@ -181,6 +181,14 @@ def evaluate_images(
     return Evaluation(own, training, frames, *deployed)
 
 
+def scoring_failed(error: UserError, folder: Path) -> UserError:
+    """What to say where labels cannot be scored that nothing opened before the last step: the run is not lost."""
+    return UserError(
+        f"{error}. Training is done and its weights are in {folder}: put this right and repeat the command with "
+        f"--run.output {folder} --run.resume true, which only scores"
+    )
+
+
 def evaluate(config: Config) -> Evaluation:
     """Score `model.weights` on the frames of section `evaluate`; writes evaluation.json where run.output is named."""
     require_data(config, "evaluate")

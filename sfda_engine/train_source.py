@@ -30,7 +30,7 @@ from sfda_engine.data.preflight import look_at
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import as_json, check_subset, evaluate_images, print_scores
+from sfda_engine.evaluate import as_json, check_subset, evaluate_images, print_scores, scoring_failed
 from sfda_engine.expectation import deviation_warnings, expectation
 from sfda_engine.files import write_json
 from sfda_engine.interrupts import Interrupts, stopped
@@ -97,7 +97,10 @@ def train_source(config: Config) -> Path:
     model = run_training(config, source, accelerator, model, info, frames, len(images), steps, folder)
     if accelerator.is_main_process:
         save_weights(folder / "source.safetensors", model, info)
-    score(config, validation, source.size, model, info, accelerator, folder)
+    try:
+        score(config, validation, source.size, model, info, accelerator, folder)
+    except UserError as error:
+        raise scoring_failed(error, folder) from error
     accelerator.end_training()
     return folder
 

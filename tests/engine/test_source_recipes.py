@@ -265,6 +265,22 @@ def test_adaptation_warns_of_a_source_that_deviates(
     assert (near["warnings"], "expected_source_miou" in caplog.text) == ([], False)
 
 
+def test_target_labels_that_cannot_be_read_cost_no_training(data: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "cityscapes"
+    fabricate("cityscapes", root, size=(64, 32))
+    kept = {path: path.read_bytes() for path in root.rglob("*_labelIds.png")}
+    in_colors(root)
+    options = command("gta5_source", data | {"cityscapes": root}, tmp_path / "run", *TOY)[2:]
+    with pytest.raises(UserError, match=r"has mode RGB.*Training is done and its weights are in.*--run.resume true"):
+        train_source(load_config("gta5_source", options))
+    weights = (tmp_path / "run" / "source.safetensors").read_bytes()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    train_source(load_config("gta5_source", [*options, "--run.resume", "true"]))
+    assert scores(tmp_path / "run")["target"]["evaluated_frames"] == 2
+    assert (tmp_path / "run" / "source.safetensors").read_bytes() == weights
+
+
 def test_labels_that_adaptation_cannot_read_cost_no_adaptation(
     toy_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
@@ -274,7 +290,7 @@ def test_labels_that_adaptation_cannot_read_cost_no_adaptation(
     kept = {path: path.read_bytes() for path in root.rglob("*_labelIds.png")}
     in_colors(root)
     options = adaptation(toy_source, root, tmp_path / "run")
-    with pytest.raises(UserError, match=r"has mode RGB.*The adaptation itself is done and kept.*--run.resume true"):
+    with pytest.raises(UserError, match=r"has mode RGB.*Training is done and its weights are in.*--run.resume true"):
         adapt(load_config("gta5_to_cityscapes", options))
     adapted = (tmp_path / "run" / "adapted.safetensors").read_bytes()
     for path, content in kept.items():
