@@ -29,7 +29,7 @@ from sfda_engine.files import write_text
 METHODS: dict[str, Method | SourceMethod] = {**PEERS, **SOURCE_DRIVEN}
 STEPS = 50
 LIMIT = 45.0
-"""The slowest row, sfda, makes its steps within the limit on one core of an idle machine."""
+"""The slowest row on scenes, adaptsegnet_multi, makes its steps within the limit on one core of an idle machine."""
 
 
 class Run(NamedTuple):

@@ -13,9 +13,11 @@ Rules, beside those of `benchmarks.peers` (same source network, frames, preproce
   running statistics, which begin as the BN warm start, as in every other row; source passes leave them alone, since
   the network is scored on target frames. So rows differ by method and not by statistics. In the papers both domains
   write them (MinEnt, MaxSquare, AdaptSegNet) or they stay those of the source (CBST).
-- Each term keeps the weight that its paper gives it against cross-entropy, and the learning rate. Schedules are
-  stretched over the steps of the table, hundreds of times fewer than the papers' own. One learning rate for all
-  layers; MinEnt, MaxSquare and AdaptSegNet have ten times as much for classifiers.
+- Each term keeps the weight that its paper gives it against cross-entropy, and the learning rate. One learning rate
+  for all layers; MinEnt, MaxSquare and AdaptSegNet have ten times as much for classifiers.
+- Schedules are stretched over the steps of the table, hundreds to thousands of times fewer than the papers' own. So
+  these rows show what the published settings do within that budget, which is little from a network that has learned
+  its source already, and not how far the methods get.
 - Settings are those of the repositories that each file names, read there.
 """
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.peers import PEERS
 from benchmarks.peers.domains import DOMAINS, domain_config, require_source, settings
@@ -16,7 +18,11 @@ from benchmarks.peers.rows import PeerRow, append_row, read_rows
 from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from sfda_engine.config import Config
 from sfda_engine.config_loader import load_config
+from sfda_engine.data.classes import class_set
 from sfda_engine.errors import UserError
+from sfda_engine.models import build_segmenter
+from sfda_engine.models.preprocess import Normalization
+from sfda_engine.models.weights import WeightsInfo, save_weights
 from tests.benchmarks.peers.conftest import tiny_config
 
 command = importlib.import_module("benchmarks.peers.__main__")
@@ -159,6 +165,31 @@ def test_a_camvid_source_that_is_not_there(tmp_path: Path) -> None:
         (tmp_path / "dusk" / kind).mkdir(parents=True)
     with pytest.raises(UserError, match=r"missing\.safetensors"):
         domain_config("camvid:dusk", tmp_path / "missing.safetensors", tmp_path)
+
+
+def test_camvid_trains_on_its_day_frames(tmp_path: Path) -> None:
+    """On files made here: eight frames of noise a folder, a network that has learned nothing."""
+    camvid, dice = class_set("camvid"), np.random.default_rng(0)
+    for folder in ("dusk", "day_train"):
+        for kind in ("images", "labels"):
+            (tmp_path / folder / kind).mkdir(parents=True)
+        for index in range(8):
+            for kind, shape, top in (("images", (120, 160, 3), 256), ("labels", (120, 160), 11)):
+                pixels = Image.fromarray(dice.integers(0, top, shape, dtype=np.uint8))
+                pixels.save(tmp_path / folder / kind / f"{index}.png")
+    info = WeightsInfo(
+        arch="streetnet",
+        num_classes=11,
+        class_names=camvid.names,
+        palette=camvid.palette,
+        normalization=Normalization(),
+    )
+    save_weights(tmp_path / "source.safetensors", build_segmenter("streetnet", 11), info)
+    words = ["--method", "source_max_square", "--domain", "camvid:dusk", "--seed", "0", "--steps", "1"]
+    words += ["--camvid-root", str(tmp_path), "--camvid-source", str(tmp_path / "source.safetensors")]
+    assert command.main([*words, "--output", str(tmp_path / "out")]) == 0
+    (row,) = read_rows(tmp_path / "out" / "peers.csv")
+    assert (row.domain, row.source_free, row.steps) == ("camvid:dusk", False, 1)
 
 
 def test_domains_are_the_shipped_runs() -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
 from benchmarks.peers.cbst import self_labelled
 from benchmarks.peers.labelling import class_thresholds, probabilities
 from benchmarks.peers.run import adapt
 from benchmarks.peers.source_driven.cbst import decay, source_cbst
 from benchmarks.peers.source_driven.source import source_frames
-from benchmarks.peers.target import Target, warm_start
+from benchmarks.peers.target import warm_start
 from sfda_engine.data.readers import LabelledImages
+from tests.benchmarks.peers.source_driven.conftest import Opened, Step, assert_same, cross_entropy, enlarge
 
-Opened = Callable[..., tuple[nn.Module, Target]]
+SETTINGS = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
 
 
 def test_the_learning_rate_is_constant_in_a_round_and_falls_by_the_root_of_two() -> None:
@@ -44,19 +43,20 @@ def test_labels_are_balanced_over_classes(opened: Opened) -> None:
     assert known[:9].count_nonzero() > 3
 
 
-def test_the_first_step_descends_on_both_kinds_of_labels(opened: Opened, labelled: LabelledImages) -> None:
+def test_the_first_step_descends_on_both_kinds_of_labels(
+    opened: Opened, frames_of_source: LabelledImages, taken: list[Step]
+) -> None:
     source, target = opened(steps=1)
-    after = adapt(lambda network, target: source_cbst(network, target, labelled), source, target, limit=1000).snapshots
-    start = copy.deepcopy(source)
-    warm_start(start, target)
-    batches = [next(source_frames(target, labelled)), next(self_labelled(start, target))]
+    adapt(partial(source_cbst, labelled=frames_of_source), source, target, limit=1000)
+    network = copy.deepcopy(source)
+    warm_start(network, target)
+    batches = [next(source_frames(target, frames_of_source)), next(self_labelled(network, target))]
     assert (batches[1].labels != 255).any()
-    network = copy.deepcopy(start).train()
+    network.train()
     loss = torch.zeros(())
     for batch in batches:
-        logits = functional.interpolate(network(batch.images).logits, size=(32, 32), mode="bilinear")
-        loss = loss + functional.cross_entropy(logits, batch.labels, ignore_index=255)
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
-    for (key, value), gradient in zip(start.named_parameters(), gradients, strict=True):
-        expected = 1e-4 * (gradient + 5e-4 * value)
-        torch.testing.assert_close(value - after[1][key], expected, rtol=2e-2, atol=2e-7)
+        loss = loss + cross_entropy(enlarge(network(batch.images).logits, batch.images), batch.labels)
+    (step,) = taken
+    (settings,), (gradients,) = step.settings, step.gradients
+    assert {key: settings[key] for key in SETTINGS} == SETTINGS
+    assert_same(gradients, loss, network.parameters())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.peers.run import adapt, measure, weights_of, with_source
@@ -17,28 +15,7 @@ from benchmarks.peers.target import Target
 from sfda_engine.config import Config
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.errors import UserError
-
-Opened = Callable[..., tuple[nn.Module, Target]]
-
-
-@dataclass(frozen=True)
-class Mislabelled:
-    """Labelled frames, the first of which is altogether of class 0."""
-
-    images: LabelledImages
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, index: int) -> str:
-        return self.images.name(index)
-
-    def image(self, index: int) -> Image.Image:
-        return self.images.image(index)
-
-    def label(self, index: int) -> Image.Image:
-        label = self.images.label(index)
-        return Image.new("L", label.size, 0) if index == 0 else label
+from tests.benchmarks.peers.source_driven.conftest import Opened, Relabelled
 
 
 @pytest.mark.parametrize("name", SOURCE_DRIVEN)
@@ -56,23 +33,20 @@ def test_weights_move_and_one_wrong_label_moves_them_elsewhere(
     def ran(frames: LabelledImages) -> dict[str, Tensor]:
         source, target = opened(steps=2)
         before = weights_of(source)
-        method = SOURCE_DRIVEN[name]
-        after = adapt(lambda network, target: method(network, target, frames), source, target, limit=1000).snapshots[2]
+        bound = partial(SOURCE_DRIVEN[name], labelled=frames)
+        after = adapt(bound, source, target, limit=1000).snapshots[2]
         assert set(after) == set(before)
         moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
         assert moved >= {key for key, _ in source.named_parameters()}
         return after
 
-    plain, other = ran(labelled), ran(Mislabelled(labelled))
+    plain, other = ran(labelled), ran(Relabelled(labelled, {0: 0}))
     assert not torch.equal(other["classifier.weight"], plain["classifier.weight"])
 
 
 def test_equal_seeds_give_equal_networks_and_others_do_not(opened: Opened, labelled: LabelledImages) -> None:
-    method = SOURCE_DRIVEN["adaptsegnet_multi"]
-    runs = [
-        adapt(lambda network, target: method(network, target, labelled), *opened(steps=1, seed=seed), limit=1000)
-        for seed in (0, 0, 1)
-    ]
+    bound = partial(SOURCE_DRIVEN["adaptsegnet_multi"], labelled=labelled)
+    runs = [adapt(bound, *opened(steps=1, seed=seed), limit=1000) for seed in (0, 0, 1)]
     first, again, another = (run.snapshots[1] for run in runs)
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     assert not torch.equal(first["classifier.weight"], another["classifier.weight"])

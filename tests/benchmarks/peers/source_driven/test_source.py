@@ -5,22 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from itertools import islice
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from benchmarks.peers.run import adapt
 from benchmarks.peers.source_driven import SOURCE_DRIVEN
-from benchmarks.peers.source_driven.source import AUGMENTATION, SourceBatch, source_frames, source_loss
-from benchmarks.peers.target import Target, frames, warm_start
+from benchmarks.peers.source_driven.source import AUGMENTATION, source_frames, source_loss
+from benchmarks.peers.target import frames, warm_start
 from sfda_engine.config_loader import load_config
 from sfda_engine.data.loaders import Draws, TrainingFrames, mix_seeds
 from sfda_engine.data.readers import LabelledImages
+from tests.benchmarks.peers.source_driven.conftest import Opened, Step, assert_same, cross_entropy, enlarge
 
-Opened = Callable[..., tuple[nn.Module, Target]]
+SETTINGS = {"lr": 2.5e-4, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
 
 
 @pytest.mark.parametrize("recipe", ["demo_source", "camvid_source"])
@@ -42,19 +42,6 @@ def test_a_batch_is_what_train_source_would_have(opened: Opened, labelled: Label
     torch.testing.assert_close(torch.cat([batch.images for batch in batches]), images, rtol=1e-4, atol=1e-4)
 
 
-def trained_logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits at the images' size, every BN layer on the statistics of the batch."""
-    logits = network.train()(images).logits
-    return functional.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def cross_entropy(network: nn.Module, batch: SourceBatch) -> Tensor:
-    logs = trained_logits(network, batch.images).log_softmax(1)
-    counted = batch.labels != 255
-    own = logs.gather(1, batch.labels.where(counted, torch.zeros(()).long()).unsqueeze(1)).squeeze(1)
-    return -own[counted].mean()
-
-
 def test_source_loss_is_the_mean_over_labelled_pixels_and_writes_no_statistics(
     opened: Opened, labelled: LabelledImages
 ) -> None:
@@ -62,9 +49,10 @@ def test_source_loss_is_the_mean_over_labelled_pixels_and_writes_no_statistics(
     batch = next(source_frames(target, labelled))
     batch.labels[:, :7] = 255
     before = {name: value.clone() for name, value in network.named_buffers()}
-    loss = source_loss(network, batch)
+    loss = source_loss(network, batch).item()
     assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
-    assert loss.item() == pytest.approx(cross_entropy(copy.deepcopy(network), batch).item(), rel=1e-4)
+    logits = enlarge(copy.deepcopy(network).train()(batch.images).logits, batch.images)
+    assert loss == pytest.approx(cross_entropy(logits, batch.labels).item(), rel=1e-4)
     assert source_loss(network, batch._replace(labels=torch.full_like(batch.labels, 255))).item() == 0
 
 
@@ -95,22 +83,27 @@ def weighted_squares(p: Tensor) -> Tensor:
     ],
 )
 def test_the_first_step_descends_on_both_terms(
-    name: str, term: Callable[[Tensor], Tensor], opened: Opened, labelled: LabelledImages
+    name: str,
+    term: Callable[[Tensor], Tensor],
+    opened: Opened,
+    frames_of_source: LabelledImages,
+    taken: list[Step],
 ) -> None:
     source, target = opened(steps=1)
-    method = SOURCE_DRIVEN[name]
-    after = adapt(lambda network, target: method(network, target, labelled), source, target, limit=1000).snapshots[1]
+    bound = partial(SOURCE_DRIVEN[name], labelled=frames_of_source)
+    after = adapt(bound, source, target, limit=1000).snapshots[1]
 
-    start = copy.deepcopy(source)
-    warm_start(start, target)
-    (batch,), (images,) = islice(source_frames(target, labelled), 1), islice(frames(target), 1)
-    network = copy.deepcopy(start)
-    target_term = term(trained_logits(network, images).softmax(1))
+    network = copy.deepcopy(source)
+    warm_start(network, target)
+    network.train()
+    batch, images = next(source_frames(target, frames_of_source)), next(frames(target))
+    loss = term(enlarge(network(images).logits, images).softmax(1))
     statistics = {key: value.clone() for key, value in network.named_buffers()}  # written by the target's pass alone
-    loss = cross_entropy(network, batch) + target_term
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
-    for (key, value), gradient in zip(start.named_parameters(), gradients, strict=True):
-        expected = 2.5e-4 * (gradient + 5e-4 * value)
-        torch.testing.assert_close(value - after[key], expected, rtol=2e-2, atol=2e-7)
+    loss = loss + cross_entropy(enlarge(network(batch.images).logits, images), batch.labels)
+    (step,) = taken
+    assert step.kind == "SGD"
+    (settings,), (gradients,) = step.settings, step.gradients
+    assert {key: settings[key] for key in SETTINGS} == SETTINGS
+    assert_same(gradients, loss, network.parameters())
     for key, value in statistics.items():
         torch.testing.assert_close(after[key], value, rtol=1e-4, atol=1e-6)
