@@ -51,6 +51,8 @@ class Target:
     """Updates of the network."""
     seed: int
     accelerator: Accelerator
+    num_workers: int = 0
+    """Loader processes."""
 
 
 Method = Callable[[nn.Module, Target], Iterator[nn.Module]]
@@ -94,8 +96,16 @@ def labelled_frames(
 
 
 def _batches(dataset: Dataset, target: Target, seed: int, start: int, stop: int) -> DataLoader:
-    count, size = len(target.images), target.batch_size
-    return target.accelerator.prepare(draw_loader(dataset, count, batch_size=size, seed=seed, start=start, stop=stop))
+    loader = draw_loader(
+        dataset,
+        len(target.images),
+        batch_size=target.batch_size,
+        seed=seed,
+        start=start,
+        stop=stop,
+        num_workers=target.num_workers,
+    )
+    return target.accelerator.prepare(loader)
 
 
 def rounds(steps: int, count: int) -> list[tuple[int, int]]:

@@ -41,7 +41,15 @@ def source_frames(target: Target, labelled: LabelledImages) -> Iterator[SourceBa
         jitter=AUGMENTATION.jitter,
         seed=seed,
     )
-    loader = draw_loader(dataset, len(labelled), batch_size=target.batch_size, seed=seed, start=0, stop=target.steps)
+    loader = draw_loader(
+        dataset,
+        len(labelled),
+        batch_size=target.batch_size,
+        seed=seed,
+        start=0,
+        stop=target.steps,
+        num_workers=target.num_workers,
+    )
     for batch in target.accelerator.prepare(loader):
         images = target.preprocess(batch["image"]).contiguous(memory_format=torch.channels_last)
         yield SourceBatch(images, batch["label"])

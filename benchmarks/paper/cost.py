@@ -1,0 +1,145 @@
+"""What a run will cost: FLOP of a step, counted, over FLOP a second of a machine, measured where possible.
+
+Left out: loading of frames, attention maps and discriminators, BN warm start, pseudo-labelling, evaluation.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.floor import DEVICES
+from benchmarks.row import Row, device_name, read_csv
+from sfda_engine.config import Config, MethodConfig
+from sfda_engine.models import build_segmenter
+from sfda_engine.models.generator import Generator
+from sfda_engine.steps import uses_target_loss, uses_transfer
+from sfda_engine.trainer import LATENT
+
+RESULTS = Path(__file__).parents[1] / "results"
+UTILIZATION = 0.10
+"""Assumed share of an H100's rated TF32 peak (convolutions use TF32 unless told otherwise), where nothing is measured:
+of the order that training a ResNet in TF32 reaches, memory-bound layers included."""
+COUNTED = (64, 64)
+"""Size at which FLOP are counted; all networks here are convolutional, so they grow with the area."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """FLOP a second of a machine, and where that figure is from."""
+
+    flop_per_second: float
+    basis: str
+
+
+@cache
+def frame_flop(arch: str, classes: int, size: Size) -> tuple[float, float]:
+    """FLOP (a multiplication and an addition are two) of one frame: forward, and forward with backward."""
+    network = build_segmenter(arch, classes).eval()
+    images = torch.zeros(1, 3, *COUNTED[::-1])
+    area = size[0] * size[1] / (COUNTED[0] * COUNTED[1])
+    with FlopCounterMode(display=False) as counter:
+        logits = network(images).logits
+        forward = counter.get_total_flops()
+        logits.sum().backward()
+    return area * forward, area * counter.get_total_flops()
+
+
+@cache
+def generator_flop(size: Size, width: int) -> tuple[float, float]:
+    """The same of one synthetic image of the generator."""
+    generator = Generator(size[::-1], latent_dim=LATENT, width=width).eval()
+    with FlopCounterMode(display=False) as counter:
+        images = generator(torch.zeros(1, LATENT))
+        forward = counter.get_total_flops()
+        images.sum().backward()
+    return forward, counter.get_total_flops()
+
+
+def adaptation_flop(arch: str, classes: int, size: Size, batch: int, method: MethodConfig) -> float:
+    """FLOP of one step of the engine: the passes of `steps.adaptation_step`."""
+    synthetic = method.synthetic_size or (size[0] // 2, size[1] // 2)
+    forward, training = frame_flop(arch, classes, size)
+    flop = training if uses_target_loss(method) else forward
+    flop += training if method.pseudo_label_weight else 0.0
+    if uses_transfer(method):
+        small, small_training = frame_flop(arch, classes, synthetic)
+        making, making_training = generator_flop(synthetic, method.generator_width)
+        # generator: source and frozen student, forward and back to their input; student: source forward, own training
+        flop += method.generator_steps * (2 * 2 * small + making_training) + making + small + small_training
+    return batch * flop
+
+
+def run_flop(method: str, arch: str, classes: int, config: Config) -> float:
+    """FLOP of one step of a run: the source-driven methods train on a target and a source batch."""
+    size, batch = config.target.size, config.target.batch_size
+    if method == "source_only":
+        return 0.0
+    if method == "sfda":
+        return adaptation_flop(arch, classes, size, batch, config.method)
+    return 2 * batch * frame_flop(arch, classes, size)[1]
+
+
+def training_flop(arch: str, classes: int, size: Size, batch: int) -> float:
+    """FLOP of one step of source training."""
+    return batch * frame_flop(arch, classes, size)[1]
+
+
+def benchmarked(arch: str, device: str, dtype: str) -> Rate | None:
+    """The rate of the engine's step as `benchmarks.adapt_step` measured it on a device whose name holds `device`."""
+    for path in sorted(RESULTS.glob(f"adapt_step_{arch}_*.csv")):
+        for row in read_csv(path):
+            if row.provider == "engine" and row.p50_ms and row.dtype == dtype and device in row.device:
+                size, batch = _shape_of(row)
+                flop = adaptation_flop(arch, 19, size, batch, MethodConfig())
+                basis = f"measured: adapt_step, {row.shape}, {row.p50_ms:.0f} ms a step, {row.device}"
+                return Rate(1e3 * flop / row.p50_ms, basis)
+    return None
+
+
+def h100_rate(arch: str, dtype: str) -> Rate:
+    """Of one H100."""
+    peak = DEVICES["H100"].tf32
+    assumed = f"ESTIMATE: {UTILIZATION:.0%} of the {peak / 1e12:.0f} TFLOP/s (TF32) that an H100 is rated at is assumed"
+    return benchmarked(arch, "H100", dtype) or Rate(UTILIZATION * peak, assumed)
+
+
+def own_rate(arch: str, dtype: str) -> Rate:
+    """Of this machine."""
+    return benchmarked(arch, device_name(), dtype) or _timed_pass(arch)
+
+
+@cache
+def _timed_pass(arch: str) -> Rate:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size, batch = ((512, 256), 8) if device.type == "cuda" else ((128, 64), 1)
+    network = build_segmenter(arch, 19).eval().to(device)
+    images = torch.zeros(batch, 3, *size[::-1], device=device)
+    _train_pass(network, images)
+    since = time.perf_counter()
+    _train_pass(network, images)
+    seconds = time.perf_counter() - since
+    rate = batch * frame_flop(arch, 19, size)[1] / seconds
+    what = f"{batch} x {size[0]}x{size[1]}"
+    return Rate(rate, f"ESTIMATE: from one forward and backward pass of {arch} ({what}), timed here just now")
+
+
+def _train_pass(network: nn.Module, images: torch.Tensor) -> None:
+    network(images).logits.sum().backward()
+    if images.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _shape_of(row: Row) -> tuple[Size, int]:
+    """((W, H), B) of "deeplabv3_resnet50 256x128 B=4"."""
+    _, size, batch = row.shape.split()
+    width, height = size.split("x")
+    return (int(width), int(height)), int(batch.removeprefix("B="))
