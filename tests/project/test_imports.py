@@ -213,6 +213,7 @@ def test_methods_without_source_data_are_so_by_type() -> None:
         "steps": int,
         "seed": int,
         "accelerator": Accelerator,
+        "num_workers": int,
     }
     for method in METHODS.values():
         assert get_type_hints(method) == {"network": nn.Module, "target": Target, "return": Iterator[nn.Module]}, method
