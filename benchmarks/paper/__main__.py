@@ -165,16 +165,20 @@ def sweep(
     """Make what is missing, `after` each run the tables; the names of those that failed."""
     failed = []
     for training in trainings:
-        if not is_trained(training, options) and not run_apart([*argv, "--run", words_of(training)]):
-            failed.append(training.recipe)
+        if not is_trained(training, options):
+            print(f"source model {training.recipe}", flush=True)
+            if not run_apart([*argv, "--run", words_of(training)]):
+                failed.append(training.recipe)
     made = there = 0
-    for run in runs:
+    for place, run in enumerate(runs, 1):
         if not is_trained(Training(run.job.task, run.job.network), options):
             failed.append(f"{name_of(run)} (no source model)")
             continue
         if (run_folder(run, options) / SCORE).is_file():
             there += 1
-        elif run_apart([*argv, "--run", words_of(run)]):
+            continue
+        print(f"{place} of {len(runs)}: {name_of(run)}", flush=True)
+        if run_apart([*argv, "--run", words_of(run)]):
             made += 1
             after()
         else:

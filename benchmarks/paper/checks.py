@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks.paper.jobs import (
+    NO_CAMVID,
     Options,
     Run,
     Training,
@@ -57,7 +58,7 @@ def _check_root(name: str | None, options: Options) -> None:
     if name is None or name in options.roots:
         return
     if name == "camvid":
-        raise UserError("domain camvid needs --camvid-root DIR, the folder that holds day_train/, day_val/ and dusk/")
+        raise UserError(NO_CAMVID)
     raise UserError(f"{name} is needed: give --data-root DIR, the folder that holds {name}/, or --root {name}=DIR")
 
 

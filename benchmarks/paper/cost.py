@@ -1,6 +1,6 @@
 """What a run will cost: FLOP of a step, counted, over FLOP a second of a machine, measured where possible.
 
-Left out: loading of frames, attention maps and discriminators, BN warm start, pseudo-labelling, evaluation.
+Left out: loading of frames, discriminators of AdaptSegNet, BN warm start, labelling of frames, evaluation.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.floor import DEVICES
+from benchmarks.floor import DEVICES, count_kl, count_l1
 from benchmarks.row import Row, device_name, read_csv
 from sfda_engine.config import Config, MethodConfig
 from sfda_engine.models import build_segmenter
+from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
-from sfda_engine.steps import uses_target_loss, uses_transfer
+from sfda_engine.steps import uses_ipsm, uses_target_loss, uses_transfer
 from sfda_engine.trainer import LATENT
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -64,17 +65,51 @@ def generator_flop(size: Size, width: int) -> tuple[float, float]:
     return forward, counter.get_total_flops()
 
 
+@cache
+def discriminator_flop(classes: int, grid: int, size: Size) -> tuple[float, float]:
+    """The same of the patch discriminator on the patches of one frame, which it sees at half the frame's size."""
+    discriminator = PatchDiscriminator(classes, grid**2)
+    patches = torch.zeros(grid**2, classes, size[1] // 2 // grid, size[0] // 2 // grid)
+    with FlopCounterMode(display=False) as counter:
+        logits = discriminator(patches, torch.arange(grid**2))
+        forward = counter.get_total_flops()
+        logits.sum().backward()
+    return forward, counter.get_total_flops()
+
+
+@cache
+def attention_flop(arch: str, classes: int, synthetic: Size, method: MethodConfig) -> float:
+    """The least that the attention terms of one synthetic image need in a step, by `benchmarks.floor`, two branches.
+
+    L_DAD^ss for generator and student, L_DAD^st for the generator.
+    """
+    with torch.no_grad():
+        _, depth, height, width = build_segmenter(arch, classes).eval()(torch.zeros(1, 3, *COUNTED)).features.shape
+    tokens = height * width * synthetic[0] * synthetic[1] // (COUNTED[0] * COUNTED[1])
+    flop = 0.0
+    for one, other in ((tokens, depth), (depth, tokens)):
+        if method.beta > 0:
+            flop += (1 + method.generator_steps) * count_l1(1, one, other, 4, "both").flop
+        if method.tau > 0:
+            flop += method.generator_steps * count_kl(1, one, other, 4, "both").flop
+    return flop
+
+
 def adaptation_flop(arch: str, classes: int, size: Size, batch: int, method: MethodConfig) -> float:
     """FLOP of one step of the engine: the passes of `steps.adaptation_step`."""
     synthetic = method.synthetic_size or (size[0] // 2, size[1] // 2)
     forward, training = frame_flop(arch, classes, size)
     flop = training if uses_target_loss(method) else forward
     flop += training if method.pseudo_label_weight else 0.0
+    if uses_ipsm(method):
+        judging, judging_training = discriminator_flop(classes, method.patch_grid, size)
+        flop += judging_training + 2 * judging  # its own step; the student's passes it, forward and back to the input
     if uses_transfer(method):
         small, small_training = frame_flop(arch, classes, synthetic)
         making, making_training = generator_flop(synthetic, method.generator_width)
         # generator: source and frozen student, forward and back to their input; student: source forward, own training
         flop += method.generator_steps * (2 * 2 * small + making_training) + making + small + small_training
+        flop += attention_flop(arch, classes, synthetic, method)
     return batch * flop
 
 

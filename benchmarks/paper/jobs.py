@@ -21,6 +21,8 @@ from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
 from sfda_engine.trainer import total_steps
 
+NO_CAMVID = "domain camvid needs --camvid-root DIR, the folder that holds day_train/, day_val/ and dusk/"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
@@ -173,6 +175,8 @@ def target_frames(target: TargetConfig) -> int:
     if target.dataset == "scenes":
         return target.frames or SCENE_FRAMES["target"]
     if target.root is None:
+        if target.dataset not in LAYOUTS:
+            raise UserError(NO_CAMVID)
         return _published(LAYOUTS[target.dataset].splits, LAYOUTS[target.dataset].unions, target.split)
     return len(target_paths(target))
 
@@ -183,7 +187,7 @@ def source_frames(source: SourceConfig) -> int:
     if source.dataset == "scenes":
         return source.frames or SCENE_FRAMES["source"]
     if source.dataset == "folder":
-        return len(target_paths(TargetConfig(root=source.root, split=source.split)))
+        return target_frames(TargetConfig(root=source.root, split=source.split))
     layout = LAYOUTS[source.dataset]
     if source.root is None:
         return _published(layout.labelled, layout.unions, source.split)

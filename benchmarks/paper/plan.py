@@ -70,8 +70,8 @@ def print_plan(trainings: Sequence[Training], runs: Sequence[Run], options: Opti
     for device, basis in _bases(trainings, runs, options):
         console.print(f"- {device}: {basis}", soft_wrap=True)
     console.print(
-        "FLOP are counted by torch.utils.flop_counter. Not counted: loading of frames, attention maps, discriminators, "
-        "warm start, evaluation.",
+        "FLOP of a step: networks by torch.utils.flop_counter, attention by benchmarks.floor. Not counted: loading of "
+        "frames, AdaptSegNet's discriminators, BN warm start, labelling of frames, evaluation.",
         soft_wrap=True,
     )
 

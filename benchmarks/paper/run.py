@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from benchmarks.paper.jobs import Options, Run, Training, run_config, run_folder, run_steps, settings, source_config
@@ -27,7 +27,6 @@ from benchmarks.peers.source_only import source_only
 from benchmarks.peers.target import Method, Target
 from benchmarks.row import commit, device_name, versions
 from sfda_engine.adapt import make_trainer
-from sfda_engine.checkpoint import FOLDER as CHECKPOINTS
 from sfda_engine.config import Config
 from sfda_engine.config_loader import save_config
 from sfda_engine.data.datasets import open_evaluate, open_source
@@ -59,7 +58,7 @@ def train(training: Training, options: Options) -> None:
     config = source_config(training, options)
     folder = folder_of(training, options)
     train_source(dataclasses.replace(config, run=dataclasses.replace(config.run, output=str(folder))))
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    tidy(folder)
 
 
 def perform(run: Run, options: Options) -> None:
@@ -77,7 +76,8 @@ def perform(run: Run, options: Options) -> None:
     save_weights(folder / "adapted.safetensors", adapted.network, target.info)
     if adapted.synthetic is not None:
         with whole_file(folder / "synthetic.safetensors") as temporary:
-            save_file({"synthetic": adapted.synthetic.detach().cpu().contiguous()}, temporary)
+            # not save_file, which makes a file that only its owner can read
+            temporary.write_bytes(save({"synthetic": adapted.synthetic.detach().cpu().contiguous()}))
     content = {
         "task": run.job.task.name,
         "network": run.job.network,
@@ -97,7 +97,14 @@ def perform(run: Run, options: Options) -> None:
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     write_json(folder / SCORE, content)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only a resumed run needs: hundreds of MB a run."""
+    for name in ("checkpoints", "start"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "bn_warm_start.safetensors").unlink(missing_ok=True)
 
 
 def adapt_engine(config: Config, source: nn.Module, info: WeightsInfo, target: Target, folder: Path) -> Adapted:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.vgg import make_layers
 
-from benchmarks.paper import charts, figures
 from sfda_engine.models import ARCHITECTURES
 from sfda_engine.models.deeplab import DeepLabV3
 from sfda_engine.models.segnet import SegNet, decoder_stage
@@ -22,6 +23,7 @@ from tests.engine.data.fabricate import fabricate
 
 command = importlib.import_module("benchmarks.paper.__main__")
 
+VOID = 11
 DATA_SETS = ("gta5", "synthia", "cityscapes", "crosscity")
 TRIAL = ["--steps", "2", "--source-steps", "2", "--size", "64", "64", "--batch", "2", "--workers", "0"]
 RANDOM = ["--backbone", "deeplabv3=null", "--backbone", "segnet=null"]
@@ -83,6 +85,8 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
         (root / "raw" / "train").rename(root / name / "images")
         (root / "raw" / "trainannot").rename(root / name / "labels")
+        for path in (root / name / "labels").iterdir():
+            Image.open(path).point(lambda value: 255 if value == VOID else value).save(path)
     return root
 
 
@@ -97,8 +101,8 @@ def here(words: list[str]) -> bool:
     return command.main(words) == 0
 
 
-@pytest.fixture(scope="session")
-def narrow() -> Iterator[None]:
+@contextmanager
+def narrowed() -> Iterator[None]:
     """Narrow networks under the paper's names, the sweep's runs in this process, one thread."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -110,22 +114,28 @@ def narrow() -> Iterator[None]:
     GradientState._reset_state()
 
 
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """The same for one test."""
+    with narrowed():
+        yield
+
+
 @pytest.fixture(scope="session")
-def swept(narrow: None, paper_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(paper_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of every table and figure of the domain paper."""
     output = tmp_path_factory.mktemp("swept")
     words = [word for n in range(1, 7) for word in ("--table", str(n))]
     words += [word for n in (6, 7, 8) for word in ("--figure", str(n))]
-    assert command.main([*words, *paper_words, "--output", str(output)]) == 0
+    with narrowed():
+        assert command.main([*words, *paper_words, "--output", str(output)]) == 0
     return output
 
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn: a picture costs more than a trial run."""
-    for module, name in ((charts, "draw"), (figures, "draw_qualitative"), (figures, "draw_synthetic")):
-        monkeypatch.setattr(command, name, lambda *arguments: None)
-        monkeypatch.setattr(module, name, lambda *arguments: None)
+    monkeypatch.setattr(command, "draw_pictures", lambda *arguments: None)
 
 
 @pytest.fixture
