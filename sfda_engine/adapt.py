@@ -32,7 +32,7 @@ from sfda_engine.config_loader import parse_command, require_data, resolve_weigh
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
-from sfda_engine.distributed import leave
+from sfda_engine.distributed import leave, wait_for_all
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
@@ -116,7 +116,7 @@ def adapt(config: Config) -> Adaptation | None:
         # until a run is judged without labels (guard, selection), the last weights are the adapted ones
         for name in ("last", "adapted"):
             save_weights(folder / f"{name}.safetensors", student, adapted_info)
-    accelerator.wait_for_everyone()
+    wait_for_all()
     try:
         scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
     except UserError as error:
@@ -150,7 +150,7 @@ def make_trainer(
     method, (width, height) = config.method, config.target.size
     student = copy.deepcopy(source)
     start = find_start(folder) if folder is not None and config.run.resume else None
-    accelerator.wait_for_everyone()  # all have looked before one writes
+    wait_for_all()  # all have looked before one writes
     if start is not None:
         pseudo_labelled = load_start(start, student, target)
     else:

@@ -17,7 +17,8 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from sfda_engine.errors import StorageError, UserError
+from sfda_engine.distributed import wait_for_all
+from sfda_engine.errors import StorageError, TrainingError, UserError
 from sfda_engine.sealed import damage, discard, partial_of, remove_unsealed, seal
 
 log = logging.getLogger(__name__)
@@ -40,19 +41,19 @@ def save_checkpoint(accelerator: Accelerator, run_folder: Path, step: int, *, ke
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        accelerator.wait_for_everyone()
+        wait_for_all()
         accelerator.save_state(str(partial))
-        accelerator.wait_for_everyone()
+        wait_for_all()
         if accelerator.is_main_process:
             seal(partial, final)
-    except (OSError, SafetensorError, StorageError, RuntimeError) as error:
+    except (OSError, SafetensorError, StorageError, TrainingError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+        if isinstance(error, TrainingError | RuntimeError) and TORCH_WRITER not in str(error):
             raise
         raise _unwritten(run_folder, final, error) from error
     if accelerator.is_main_process:
         _keep(run_folder, step, keep_last)
-    accelerator.wait_for_everyone()
+    wait_for_all()
     return final
 
 

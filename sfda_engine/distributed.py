@@ -10,7 +10,8 @@ A single process takes none of these ways: every function returns what it was gi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -66,19 +67,33 @@ def process_index() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+@contextmanager
+def _others_answer() -> Iterator[None]:
+    """Turn an exchange that a lost process has broken off into a TrainingError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(
+            f"another process of this job has died or does not answer ({str(error).splitlines()[0]}); what it said "
+            "itself is above, or in the log of its machine. Checkpoints are kept: go on with --run.resume true"
+        ) from error
+
+
+def wait_for_all() -> None:
+    """Return when every process has come by here. Raises TrainingError where one never will."""
+    if processes() > 1:
+        with _others_answer():
+            PartialState().wait_for_everyone()
+
+
 class _Total(torch.autograd.Function):
     """Sum over processes; torch's own `distributed.nn.functional` is deprecated, and does the same."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         result = tensor.clone(memory_format=torch.contiguous_format)
-        try:
+        with _others_answer():
             dist.all_reduce(result)
-        except RuntimeError as error:
-            raise TrainingError(
-                f"another process of this job has died or does not answer ({str(error).splitlines()[0]}); what it said "
-                "itself is above, or in the log of its machine. Checkpoints are kept: go on with --run.resume true"
-            ) from error
         return result
 
     @staticmethod

@@ -18,6 +18,7 @@ from sfda_engine.config import Config
 from sfda_engine.config_loader import load_config, save_config
 from sfda_engine.config_schema import KEYS
 from sfda_engine.data.readers import Images
+from sfda_engine.distributed import wait_for_all
 from sfda_engine.errors import UserError
 from sfda_engine.files import remove_partials, write_json
 
@@ -28,15 +29,8 @@ CONFIG, ORIGIN = "config.yaml", "origin.json"
 # are not among them: they decide the lines of metrics.jsonl, and whatever acts on those.
 FREE = {
     *("run.output", "run.resume", "run.dry_run", "run.export", "run.log_with", "run.keep_last"),
-    *(
-        "model.weights",
-        "model.download",
-        "model.check_input",
-        "target.num_workers",
-        "source.num_workers",
-        "source.val_root",
-        "source.val_split",
-    ),
+    *("model.weights", "model.download", "model.check_input"),
+    *("target.num_workers", "source.num_workers", "source.val_root", "source.val_split"),
 }
 
 
@@ -51,7 +45,7 @@ def begin(
     if config.run.resume:
         check_config(config, run_folder, sections)
         check_origin(origin, run_folder)
-    accelerator.wait_for_everyone()  # all have looked before one writes
+    wait_for_all()  # all have looked before one writes
     if accelerator.is_main_process:
         remove_partials(run_folder)
         write_json(run_folder / ORIGIN, origin)

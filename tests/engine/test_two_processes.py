@@ -106,30 +106,30 @@ def ranks(process: subprocess.Popen[str]) -> list[int]:
     return sorted(int(child) for child in children)
 
 
-def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, every: float = 0.05) -> None:
     ends = time.monotonic() + 120
     while not list_checkpoints(run):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+# looked at often, the checkpoint is seen while the others still wait for the main process
+@pytest.mark.parametrize(("rank", "every"), [(0, 0.05), (1, 0.05), (0, 0.0005)])
 def test_process_that_dies_ends_the_job_and_leaves_a_good_checkpoint(
-    rank: int, start: Start, launch: Launch, tiny_yaml: Path, tmp_path: Path
+    rank: int, every: float, start: Start, launch: Launch, tiny_yaml: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     argv = ["-m", "sfda_engine.adapt", "--config", str(tiny_yaml), "--run.output", str(run)]
     process = start(*launcher(), *argv, "--run.steps", "5000", "--run.checkpoint_every", "10")
-    wait_for_checkpoint(process, run)
+    wait_for_checkpoint(process, run, every)
     both = ranks(process)
     os.kill(both[rank], signal.SIGKILL)
     _, said = process.communicate(timeout=90)  # the launcher gives the others 30 s to end
     assert process.returncode == 1
-    # the launcher names the dead; it may end the other before that one can say that the run can be resumed
-    assert f"Signal 9 (SIGKILL) received by PID {both[rank]}" in said, said
-    assert ("another process of this job has died" in said) == ("go on with --run.resume true" in said), said
+    assert "training failed: another process of this job has died" in said
+    assert "go on with --run.resume true" in said
     assert not any(Path(f"/proc/{pid}").exists() for pid in both)
     newest = list_checkpoints(run)[-1]
     weights = load_file(newest / "model.safetensors")
