@@ -9,6 +9,7 @@ The way of the data, in reading order; imports point upwards only:
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
     pseudo_labels          labels of target frames by the warm-started source, for self-training
     losses                 one term of the paper a file
+    update                 descent on a loss: over processes, under fp16, accumulated
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on

@@ -168,9 +168,9 @@ def make_accelerator(config: Config, folder: Path | None) -> Accelerator:
     """Accelerate owns device, precision, accumulation and tracking. Raises UserError as `precision` does."""
     join()
     chosen = precision(config)
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", chosen)
-    if chosen != launched:
-        log.warning("run.mixed_precision %s wins over the launcher's %s", chosen, launched)
+    launchers = os.environ.get("ACCELERATE_MIXED_PRECISION", chosen)
+    if chosen != launchers:
+        log.warning("run.mixed_precision %s wins over the launcher's %s", chosen, launchers)
     if not dist.is_initialized():
         # a second run in one process (Python API) may want another precision
         AcceleratorState._reset_state(reset_partial_state=True)

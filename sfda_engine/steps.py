@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
-from torch.nn.utils import clip_grad_norm_
 
 from sfda_engine.attention import attention_settings
 from sfda_engine.config import MethodConfig
-from sfda_engine.distributed import average_gradients
 from sfda_engine.losses.adversarial import adversarial_loss, discriminator_loss, split_patches
 from sfda_engine.losses.bn_statistics import bns_loss, record_statistics
 from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
@@ -30,6 +25,7 @@ from sfda_engine.losses.pseudo_label import pseudo_label_loss
 from sfda_engine.models.batch_norm import Statistics, batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
 from sfda_engine.ranking import RankedPatches, rank_target
+from sfda_engine.update import Update
 
 Terms = dict[str, Tensor]
 
@@ -42,43 +38,6 @@ class Networks:
     student: nn.Module
     generator: nn.Module
     discriminator: nn.Module
-
-
-@dataclass(frozen=True)
-class Update:
-    """Descend on a loss, or on the sum of several: `backward` each, then `step`. Honors gradient accumulation.
-
-    The gradient is averaged over processes once, before the step: DistributedDataParallel would do so in every backward
-    pass, and does not know of networks that several losses run through, some of them frozen. `scaler` scales the losses
-    of this update alone under fp16: with a shared one, the generator's step would unscale, and its overflow rescale,
-    what the student has gathered so far.
-    """
-
-    accelerator: Accelerator
-    optimizer: AcceleratedOptimizer
-    clip_grad_norm: float | None = None
-    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
-
-    def __call__(self, loss: Tensor) -> None:
-        self.backward(loss)
-        self.step()
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss, and free its graph."""
-        self.accelerator.backward(self.scaler.scale(loss))
-
-    def step(self) -> None:
-        """Average over processes, clip where asked, move the weights, forget the gradients."""
-        if not self.accelerator.sync_gradients:
-            return
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        average_gradients(parameters)
-        if self.clip_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_(parameters, self.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional
 from torch.optim.lr_scheduler import PolynomialLR
 
@@ -50,8 +49,8 @@ from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.progress import RunProgress
-from sfda_engine.steps import Update
 from sfda_engine.unchanged import begin, origin_of
+from sfda_engine.update import make_update
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +194,7 @@ def run_training(
     if process_index() > 0:
         set_seed(config.run.seed + process_index())  # dropout differs between shares of a batch
     model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped, see `Update`
-    scaler = GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
-    update = Update(accelerator, accelerator.prepare_optimizer(optimizer), scaler=scaler)
+    update = make_update(accelerator, optimizer)
     preprocess = Preprocess(info.normalization, config.model.exposure).to(accelerator.device)
     position, run = Position(), config.run
     accelerator.register_for_checkpointing(position, schedule)

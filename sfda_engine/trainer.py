@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import DataLoader
 
@@ -34,12 +33,12 @@ from sfda_engine.self_training import self_training_batches
 from sfda_engine.steps import (
     Networks,
     SelfTraining,
-    Update,
     Updates,
     adaptation_step,
     generator_terms,
     uses_transfer,
 )
+from sfda_engine.update import make_update
 
 LATENT = 256
 
@@ -123,19 +122,12 @@ class Trainer:
         student.eval()
         source = networks.source.to(accelerator.device).eval().requires_grad_(False)
         updates = Updates(
-            student=self._update(student_optimizer),
-            generator=self._update(generator_optimizer, method.clip_grad_norm),
-            discriminator=self._update(discriminator_optimizer),
+            student=make_update(accelerator, student_optimizer),
+            generator=make_update(accelerator, generator_optimizer, method.clip_grad_norm),
+            discriminator=make_update(accelerator, discriminator_optimizer),
         )
         schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=method.poly_power)
         return Networks(source, student, generator, discriminator), updates, schedule
-
-    def _update(self, optimizer: torch.optim.Optimizer, clip_grad_norm: float | None = None) -> Update:
-        half = self.accelerator.mixed_precision == "fp16"
-        scaler = GradScaler(self.accelerator.device.type, enabled=half)
-        if half:
-            self.accelerator.register_for_checkpointing(scaler)
-        return Update(self.accelerator, self.accelerator.prepare_optimizer(optimizer), clip_grad_norm, scaler)
 
     def run(self) -> None:
         """Warm-up and adaptation from wherever the newest checkpoint left off. Raises TrainingError on NaN."""

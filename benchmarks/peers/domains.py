@@ -31,9 +31,7 @@ def domain_config(domain: str, camvid_source: Path | None = None, camvid_root: P
             "(the folder that holds dusk/images and dusk/labels)"
         )
     root = camvid_root.expanduser() / split
-    for folder in (root / "images", root / "labels"):
-        if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}; --camvid-root is the folder that holds {split}/")
+    _require_folders(root, f"; --camvid-root is the folder that holds {split}/")
     overrides = {"model.weights": camvid_source, "target.root": root, "evaluate.root": root}
     config = load_config(
         "camvid_day_to_dusk", [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
@@ -48,12 +46,15 @@ def require_source(config: Config) -> None:
     assert config.source is not None
     if config.source.root is None:
         return  # scenes are rendered
-    for folder in (Path(config.source.root) / kind for kind in ("images", "labels")):
+    hint = ", the labelled source frames that source-driven methods train on; put it there, or name methods that "
+    _require_folders(Path(config.source.root), hint + "need none by --method")
+
+
+def _require_folders(root: Path, hint: str) -> None:
+    """Raise UserError, with `hint` at its end, where `root` has no images/ or no labels/."""
+    for folder in (root / "images", root / "labels"):
         if not folder.is_dir():
-            raise UserError(
-                f"there is no folder {folder}, the labelled source frames that source-driven methods train on; put it "
-                "there, or name methods that need none by --method"
-            )
+            raise UserError(f"there is no folder {folder}{hint}")
 
 
 def settings(config: Config, steps: int) -> str:

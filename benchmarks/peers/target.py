@@ -28,7 +28,8 @@ from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.pseudo_labels import PseudoLabelled
-from sfda_engine.steps import SelfTraining, Update
+from sfda_engine.steps import SelfTraining
+from sfda_engine.update import make_update
 
 T = TypeVar("T")
 
@@ -136,7 +137,7 @@ def descend(
     loss: Callable[[T], Tensor],
 ) -> Iterator[nn.Module]:
     """One update by `loss(batch)` for each batch; yields the network after each."""
-    update = Update(target.accelerator, target.accelerator.prepare(optimizer))
+    update = make_update(target.accelerator, optimizer)
     for batch in batches:
         with target.accelerator.autocast():
             value = loss(batch)

@@ -37,6 +37,7 @@ ORDER = [
     {"models"},
     {"attention", "ranking", "pseudo_labels"},
     {"losses"},
+    {"update"},
     {"steps"},
     {"self_training"},
     {"sealed"},

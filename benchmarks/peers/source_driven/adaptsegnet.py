@@ -35,7 +35,7 @@ from benchmarks.peers.source_driven.source import source_forward, source_frames
 from benchmarks.peers.target import Target, forward, frames, warm_start
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
-from sfda_engine.steps import Update
+from sfda_engine.update import make_update
 
 RATE = 2.5e-4
 
@@ -106,7 +106,7 @@ def _adversarial(
     optimizer = SGD(groups, lr=RATE, momentum=0.9, weight_decay=5e-4)
     adam = Adam(discriminators.parameters(), lr=1e-4, betas=(0.9, 0.99))
     schedules = [PolynomialLR(each, total_iters=target.steps, power=0.9) for each in (optimizer, adam)]
-    updates = [Update(accelerator, accelerator.prepare(each)) for each in (optimizer, adam)]
+    updates = [make_update(accelerator, each) for each in (optimizer, adam)]
     for source, images in zip(source_frames(target, labelled), frames(target), strict=True):
         with accelerator.autocast():
             on_source = predictions(source_forward(network, source.images), heads, size_of(images))

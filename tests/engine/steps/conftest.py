@@ -15,7 +15,8 @@ from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.segmenter import SegmenterOutput
-from sfda_engine.steps import Networks, Update, Updates
+from sfda_engine.steps import Networks, Updates
+from sfda_engine.update import Update
 
 BATCH, CLASSES, GRID, LATENT = 4, 3, 2, 256
 TARGET, SYNTHETIC = (24, 32), (16, 20)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from sfda_engine.steps import Update
+from sfda_engine.update import Update
 
 SCALE, LR = 2.0**12, 0.1
 

@@ -17,7 +17,8 @@ from sfda_engine.models.batch_norm import batch_norm_statistics
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.streetnet import StreetNet
-from sfda_engine.steps import Networks, Update, Updates, adaptation_step
+from sfda_engine.steps import Networks, Updates, adaptation_step
+from sfda_engine.update import Update
 
 CLASSES, BATCH, STEPS = 5, 2, 3
 OPERATORS = ("attention_kl", "attention_l1", "patch_entropy")
