@@ -22,7 +22,7 @@ from rich.table import Table
 
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.data.frame_files import undefined_value
-from sfda_engine.data.images import DECODING_ERRORS, decode_rgb, ends_well
+from sfda_engine.data.images import DECODING_ERRORS, cut_short, decode_rgb
 from sfda_engine.data.layout import Layout, Pair, archives_in, expected_label, pair_of, recognizes
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
@@ -121,11 +121,7 @@ def check_orphans(splits: list[Split]) -> Iterable[Finding]:
 
 def check_end(path: Path) -> Iterable[Finding]:
     """A file that stops before its end, or is empty: what an interrupted extraction leaves."""
-    if ends_well(path):
-        return
-    try:
-        decode_rgb(path)
-    except DECODING_ERRORS as error:
+    if (error := cut_short(path)) is not None:
         yield _damaged(path, error)
 
 

@@ -28,6 +28,17 @@ def ends_well(path: Path) -> bool:
         return ENDS[path.suffix.lower()] in file.read()
 
 
+def cut_short(path: Path) -> Exception | None:
+    """What decoding says of a file that stops before its end; None where it is whole, or ends in some odd way."""
+    if ends_well(path):
+        return None
+    try:
+        decode_rgb(path)
+    except DECODING_ERRORS as error:
+        return error
+    return None
+
+
 def decode_rgb(path: Path) -> Image.Image:
     """One file as 8-bit RGB: grey and palette images are expanded, alpha is dropped, 16 bits become 8.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from sfda_engine.data.frame_files import PairedFiles
-from sfda_engine.data.images import DECODING_ERRORS, decode_rgb, ends_well
+from sfda_engine.data.images import cut_short
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.errors import UserError
 
@@ -35,19 +34,9 @@ def look_at(images: LabelledImages, *, same_size: bool) -> None:
 def _see_ends(images: PairedFiles) -> None:
     paths = [path for pair in images.pairs for path in (pair.frame, pair.label)]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        cut = [path for path, early in zip(paths, pool.map(_stops_early, paths), strict=True) if early]
+        cut = [path for path, error in zip(paths, pool.map(cut_short, paths), strict=True) if error is not None]
     if cut:
         raise UserError(
             f"{len(cut)} of {len(paths)} files of frames and labels stop before their end, as {cut[0]}: extract the "
             "archive again (python -m sfda_engine.data.check ROOT lists them)"
         )
-
-
-def _stops_early(path: Path) -> bool:
-    if ends_well(path):
-        return False
-    try:
-        decode_rgb(path)
-    except DECODING_ERRORS:
-        return True
-    return False
