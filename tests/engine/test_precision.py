@@ -17,6 +17,7 @@ from sfda_engine.config import Config
 from sfda_engine.errors import UserError
 from sfda_engine.metrics import read_metrics
 from sfda_engine.trainer import Trainer
+from sfda_engine.update import make_update
 
 
 def test_bf16_run_is_finite_near_fp32_and_ships_fp32(tiny: Callable[..., Config], tmp_path: Path, quick: None) -> None:
@@ -74,7 +75,7 @@ def test_every_update_under_fp16_has_a_scaler_of_its_own(
     monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
     networks = (run.networks.student, run.networks.generator)
     registered = len(run.accelerator._custom_objects)
-    scalers = [run._update(torch.optim.SGD(network.parameters())).scaler for network in networks]
+    scalers = [make_update(run.accelerator, torch.optim.SGD(network.parameters())).scaler for network in networks]
     assert all(scaler.is_enabled() for scaler in scalers)
     assert scalers[0] is not scalers[1]
     assert run.accelerator._custom_objects[registered:] == scalers  # in every checkpoint
