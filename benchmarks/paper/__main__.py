@@ -28,6 +28,7 @@ from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
 
 INTERRUPTED = 130
+GOES_ON = "the same command of benchmarks.paper goes on where it was"
 SMALLEST = 64
 
 
@@ -201,9 +202,9 @@ def run_apart(words: list[str]) -> bool:
             code = child.wait()
         except KeyboardInterrupt:
             child.wait()
-            raise
+            raise KeyboardInterrupt(GOES_ON) from None
     if code == INTERRUPTED:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(GOES_ON)
     return code == 0
 
 
