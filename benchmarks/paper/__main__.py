@@ -249,7 +249,7 @@ def draw_pictures(exhibits: Sequence[Exhibit], seeds: Sequence[int], options: Op
         elif one.name == "figure_7":
             draw_synthetic(picture, one, found, options)
         else:
-            draw(picture, one, found, options.domain.remark)
+            draw(picture, one, found)
 
 
 if __name__ == "__main__":
