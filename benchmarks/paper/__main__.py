@@ -28,6 +28,7 @@ from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
 
 INTERRUPTED = 130
+GOES_ON = "the same command of benchmarks.paper goes on where it was"
 SMALLEST = 64
 
 
@@ -201,9 +202,9 @@ def run_apart(words: list[str]) -> bool:
             code = child.wait()
         except KeyboardInterrupt:
             child.wait()
-            raise
+            raise KeyboardInterrupt(GOES_ON) from None
     if code == INTERRUPTED:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(GOES_ON)
     return code == 0
 
 
@@ -248,7 +249,7 @@ def draw_pictures(exhibits: Sequence[Exhibit], seeds: Sequence[int], options: Op
         elif one.name == "figure_7":
             draw_synthetic(picture, one, found, options)
         else:
-            draw(picture, one, found, options.domain.remark)
+            draw(picture, one, found)
 
 
 if __name__ == "__main__":

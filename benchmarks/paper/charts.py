@@ -14,7 +14,7 @@ from sfda_engine.files import whole_file
 SOURCE_FREE, SOURCE_DRIVEN, PAPER = "#2563eb", "#94a3b8", "#111827"
 
 
-def draw(path: Path, exhibit: Exhibit, found: Sequence[Outcome], remark: str) -> None:
+def draw(path: Path, exhibit: Exhibit, found: Sequence[Outcome]) -> None:
     """Bars where rows are methods or data sets, lines where they are values of a parameter."""
     import matplotlib
 
@@ -24,7 +24,6 @@ def draw(path: Path, exhibit: Exhibit, found: Sequence[Outcome], remark: str) ->
     lines = exhibit.name in ("table_5", "table_6", "figure_8")
     figure = (_lines if lines else _bars)(pyplot, exhibit, found)
     figure.suptitle(heading(exhibit), fontsize=12)
-    figure.supxlabel(remark, fontsize=7, wrap=True)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=130, format="png")
     pyplot.close(figure)
@@ -49,13 +48,13 @@ def _bars(pyplot: Any, exhibit: Exhibit, found: Sequence[Outcome]) -> Any:
                 spread = statistics.stdev(values) if len(values) > 1 else None
                 mean = statistics.fmean(values)
                 axis.barh(place, mean, 0.65, xerr=spread, color=color)
-                axis.text(mean, place, f" {mean:.1f}", va="center", fontsize=8)
+                right = max(mean + (spread or 0.0), 0.0 if cell.printed is None else cell.printed.values["mIoU"])
+                axis.text(right, place, f"  {mean:.1f}", va="center", fontsize=8)
             if cell.printed is not None:
                 axis.plot(cell.printed.values["mIoU"], place, "D", color=PAPER, markersize=5)
         axis.set_yticks(range(len(cells)), [name for name, _ in cells], fontsize=8)
-        axis.invert_yaxis()
-        axis.set_xlim(left=0)
-        axis.margins(x=0.18)
+        axis.set_ylim(len(cells) - 0.5, -0.5)
+        axis.set_xlim(0, 1.2 * axis.get_xlim()[1])
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("mIoU, %", fontsize=8)
     _legend(pyplot, figure, exhibit)

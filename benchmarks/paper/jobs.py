@@ -214,7 +214,7 @@ def run_folder(run: Run, options: Options) -> Path:
     """The folder of a run: another one for everything that would change its result, but for where the data lie."""
     config = run_config(run, options)
     job = run.job
-    parts = [repr(_without_places(config)), job.method, str(run_steps(config)), precision_of(config)]
+    parts = [repr(_without_places(config)), str(run_steps(config)), precision_of(config)]
     if job.method not in ("source_only", "sfda"):
         parts.append(repr(_without_places(source_config(Training(job.task, job.network), options))))
     digest = _digest("\n".join([*parts, _source_hash(config)]))

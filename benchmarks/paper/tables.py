@@ -83,6 +83,7 @@ def exhibit(name: str, domain: Domain, networks: tuple[str, ...]) -> Exhibit:
     cells = tuple(cell for network in networks for cell in build(name, domain, network))
     if not cells:
         raise UserError(f"{name.replace('_', ' ')} has no rows for {', '.join(networks)} in the paper")
+    title = title if domain.name == "paper" else f"{title}; here on {domain.name}"
     return Exhibit(name, title, rows_are, cells)
 
 
