@@ -25,6 +25,7 @@ from sfda_engine.models.batch_norm import reestimate_statistics
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Normalization, Preprocess
+from sfda_engine.start import Start
 from sfda_engine.steps import Networks, Updates, adaptation_step
 from sfda_engine.trainer import LATENT, Trainer
 
@@ -148,7 +149,7 @@ def _prepare_engine(
         method=method,
     )
     trainer = Trainer(
-        config, make_accelerator(setting.precision), networks, Preprocess(Normalization()), Frames(), None
+        config, make_accelerator(setting.precision), networks, Preprocess(Normalization()), Frames(), None, Start()
     )
     if setting.compiled:
         # the source stays eager: L_BNS reads its layers by hooks, which a compiled graph leaves out

@@ -30,7 +30,6 @@ from sfda_engine.build import (
 from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
-from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import leave, wait_for_all
 from sfda_engine.dry_run import print_plan
@@ -42,20 +41,21 @@ from sfda_engine.files import write_json
 from sfda_engine.intake import Intake, examination_device, examine, exposure_of, heed
 from sfda_engine.intake_table import intake_json, print_intake
 from sfda_engine.models.backbone import backbone_file
-from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
+from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, save_weights, sha256_of
 from sfda_engine.presets import literal_warnings
-from sfda_engine.pseudo_labels import PseudoLabelled, label_target
+from sfda_engine.pseudo_labels import label_target
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
-from sfda_engine.start import find_start, load_start, save_start
+from sfda_engine.start import Start, find_start, load_start, save_start
 from sfda_engine.steps import Networks, uses_transfer
 from sfda_engine.trainer import LATENT, Trainer, peak_memory_mb
 from sfda_engine.unchanged import begin, origin_of
+from sfda_engine.warm_start import estimate_on_target
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ def adapt(config: Config) -> Adaptation | None:
     trainer = make_trainer(config, accelerator, source, info, target, folder)
     trainer.run()
     student = accelerator.unwrap_model(trainer.networks.student)
+    trainer.finish_statistics()
     if accelerator.is_main_process:
         # until a run is judged without labels (guard, selection), the last weights are the adapted ones
         for name in ("last", "adapted"):
@@ -149,17 +150,15 @@ def make_trainer(
     preprocess = Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device)
     method, (width, height) = config.method, config.target.size
     student = copy.deepcopy(source)
-    start = find_start(folder) if folder is not None and config.run.resume else None
+    found = find_start(folder) if folder is not None and config.run.resume else None
     wait_for_all()  # all have looked before one writes
-    if start is not None:
-        pseudo_labelled = load_start(start, student, target)
+    if found is not None:
+        start = load_start(found, student, target)
     else:
-        if folder is not None or method.bn_warm_start_passes:
-            bn_warm_start(student, preprocess, target, config, accelerator)
-        pseudo_labelled = pseudo_labels(student, preprocess, target, config, accelerator)
+        start = make_start(config, accelerator, student, source, preprocess, target)
     if folder is not None and accelerator.is_main_process:
-        if start is None:
-            save_start(folder, student, adapted_info, pseudo_labelled)
+        if found is None:
+            save_start(folder, student, adapted_info, start)
         save_weights(folder / "bn_warm_start.safetensors", student, adapted_info)
     set_seed(config.run.seed)  # one state from here on, whether the start was made or loaded
     if method.student_init == "fresh":
@@ -173,38 +172,29 @@ def make_trainer(
         generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT, width=method.generator_width),
         discriminator=PatchDiscriminator(info.num_classes, method.patch_grid**2),
     )
-    return Trainer(config, accelerator, networks, preprocess, target, folder, pseudo_labelled)
+    return Trainer(config, accelerator, networks, preprocess, target, folder, start)
 
 
-def bn_warm_start(
-    student: nn.Module, preprocess: nn.Module, target: Images, config: Config, accelerator: Accelerator
-) -> None:
-    """Re-estimate the BN statistics of `student` on target frames: the baseline that adaptation has to beat.
+def make_start(
+    config: Config,
+    accelerator: Accelerator,
+    student: nn.Module,
+    source: nn.Module,
+    preprocess: Preprocess,
+    target: Images,
+) -> Start:
+    """BN warm start of `student`, in place, and pseudo-labels by it where the run trains on them.
 
     A run without a warm start of its own (preset literal, a fresh student) has it too, for comparison.
     """
-    passes = config.method.bn_warm_start_passes or 2
-    size, batch = config.target.size, config.target.batch_size
-    loader = draw_loader(
-        TargetFrames(target, size=size, flip=False, seed=config.run.seed),
-        len(target),
-        batch_size=batch,
-        seed=config.run.seed,
-        start=0,
-        stop=max(1, passes * len(target) // batch),
-    )
-    student.to(accelerator.device).eval()
-    reestimate_statistics(student, (preprocess(item["image"].to(accelerator.device)) for item in loader))
-
-
-def pseudo_labels(
-    student: nn.Module, preprocess: Preprocess, target: Images, config: Config, accelerator: Accelerator
-) -> PseudoLabelled | None:
-    """Target frames labelled by the BN-warm-started source, where the run trains on them; the same after a resume."""
     method = config.method
+    passes = method.bn_warm_start_passes or 2
+    share = estimate_on_target(
+        student, source, preprocess, target, config, accelerator, passes=passes, share=method.bn_source_share
+    )
     if method.pseudo_label_weight == 0:
-        return None
-    return label_target(
+        return Start(share)
+    labelled = label_target(
         student,
         preprocess,
         target,
@@ -213,8 +203,11 @@ def pseudo_labels(
         drop=method.pseudo_label_drop,
         batch_size=config.target.batch_size,
         device=accelerator.device,
+        source=source,
+        source_share=share,
         progress=accelerator.is_main_process,
     )
+    return Start(share, labelled)
 
 
 def describe_adapted(info: WeightsInfo, config: Config) -> WeightsInfo:
@@ -284,6 +277,7 @@ def finish(
             images_per_second=frames / seconds if seconds else 0.0,
             peak_memory_mb=peak_memory_mb(accelerator.device),
             device=str(accelerator.device),
+            source_share=trainer.start.source_share,
             warnings=[*warnings, *heed(intake, refuse=False)],
             intake=intake_json(intake),
         )

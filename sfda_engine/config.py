@@ -220,10 +220,17 @@ class MethodConfig:
     """Largest gradient norm of the generator. null = no clipping."""
     bn_warm_start_passes: int = 2
     """Passes over target frames that re-estimate the student's BN statistics first. 0 = none."""
+    bn_source_share: float | None = 0.0
+    """Share (0 to 1) of the source's own BN statistics in the student's after they are re-estimated. null = chosen
+    without labels, by the entropy of the mean prediction over augmented views of some target frames."""
+    bn_final_passes: int = 0
+    """Passes over target frames that re-estimate the student's BN statistics again after the last step, with the same
+    share of the source's. 0 = none: those that the descent leaves. Worth it where `target_bn` is running."""
     bn_momentum: float = 0.02
     """Momentum of the student's BN running statistics on target frames."""
     target_bn: Literal["batch", "running"] = "batch"
-    """BN of the student on target frames: batch statistics (written), or frozen running statistics."""
+    """BN of the student on target frames: batch statistics (written), or frozen running statistics, which collapse
+    without self-training."""
     synthetic_bn: Literal["batch", "running"] = "batch"
     """BN of the student on synthetic images: their batch statistics (not written), or the running ones."""
     discriminator_input: Literal["probabilities", "logits"] = "probabilities"

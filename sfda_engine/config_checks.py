@@ -45,6 +45,8 @@ AT_LEAST: dict[str, float] = {
     "method.weight_decay": 0,
     "method.poly_power": 0,
     "method.bn_warm_start_passes": 0,
+    "method.bn_source_share": 0,
+    "method.bn_final_passes": 0,
     "source.frames": 1,
     "source.size": 32,
     "source.batch_size": 2,
@@ -68,6 +70,7 @@ AT_MOST: dict[str, float] = {
     "run.seed": 2**32 - 1,
     "target.max_corrupt_share": 1,
     "evaluate.expected_source_miou": 100,
+    "method.bn_source_share": 1,
     "method.bn_momentum": 1,
 }
 BELOW_ONE = (
@@ -128,6 +131,11 @@ def _check_run(config: Config) -> None:
         raise UserError(
             "method.target_bn running needs method.student_init source: a fresh student's running statistics change "
             "within a step, on synthetic images; set method.target_bn to batch"
+        )
+    if method.student_init == "fresh" and method.bn_final_passes:
+        raise UserError(
+            f"method.bn_final_passes is {method.bn_final_passes}, but a fresh student shares no statistics with the "
+            "source: set it to 0, or method.student_init to source"
         )
     normalization = config.model.normalization
     if normalization is not None:

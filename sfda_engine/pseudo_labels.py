@@ -27,7 +27,7 @@ from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import gather, process_index, processes
-from sfda_engine.models.batch_norm import reestimate_statistics
+from sfda_engine.models.batch_norm import mix_statistics, reestimate_statistics
 from sfda_engine.models.segmenter import upsample
 
 Size = tuple[int, int]
@@ -112,14 +112,21 @@ def label_target(
     drop: float,
     batch_size: int,
     device: torch.device,
+    source: nn.Module,
+    source_share: float = 0.0,
     progress: bool = True,
 ) -> PseudoLabelled:
     """Label every target frame by `student`, which stays as it is; `scales` are factors of `size` (width, height).
+
+    `source_share` (0..1) of the BN statistics at other scales than 1 are the source's own, as of the student's.
 
     Each process labels its share of the frames, and all get all labels; what comes before, each does for itself.
     `drop` (0..1) is the share of each class's pixels, the least confident, that stays unlabelled.
     """
     teacher = make_teacher(student, preprocess, target, size, scales, batch_size, device)
+    for scaled, network in teacher.networks.items():
+        if scaled != teacher.plain:
+            mix_statistics(network, source, source_share)
     offsets, thresholds = calibrate(teacher, target, drop, batch_size)
     labels: list[Image.Image] = []
     sizes: list[Size] = []

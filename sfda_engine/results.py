@@ -26,6 +26,7 @@ class Result:
     images_per_second: float
     peak_memory_mb: float
     device: str
+    source_share: float
     warnings: list[str]
     intake: dict[str, Any]
 
@@ -46,6 +47,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "seed": config.run.seed,
         "arch": info.arch,
         "exposure": info.exposure,
+        "bn_source_share": result.source_share,
         "classes": list(info.class_names),
         "palette": [list(color) for color in info.palette],
         "source_sha256": info.source_sha256,

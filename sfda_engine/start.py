@@ -1,13 +1,15 @@
 """What adaptation starts from, saved once in the sealed folder `start`: a resumed run finds it, to the bit.
 
-It holds the BN-warm-started student and, where the run trains on them, the pseudo-labels. To make them again would
-cost minutes, and on a GPU other bits.
+It holds the BN-warm-started student with the source's share of its statistics and, where the run trains on them, the
+pseudo-labels. To make them again would cost minutes, and on a GPU other bits.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -22,10 +24,19 @@ from sfda_engine.sealed import damage, partial_of, seal
 log = logging.getLogger(__name__)
 
 FOLDER = "start"
-STUDENT, LABELS = "bn_warm_start.safetensors", "pseudo_labels.zip"
+STUDENT, SHARE, LABELS = "bn_warm_start.safetensors", "source_share.json", "pseudo_labels.zip"
 
 
-def save_start(run_folder: Path, student: nn.Module, info: WeightsInfo, labelled: PseudoLabelled | None) -> None:
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with, beside the student's weights."""
+
+    source_share: float = 0.0
+    """Share (0..1) of the source's own BN statistics in the student's."""
+    pseudo_labelled: PseudoLabelled | None = None
+
+
+def save_start(run_folder: Path, student: nn.Module, info: WeightsInfo, start: Start) -> None:
     """Write `start`, whole or not at all. Raises StorageError where the disk is full or failing."""
     final = run_folder / FOLDER
     partial = partial_of(final)
@@ -34,8 +45,9 @@ def save_start(run_folder: Path, student: nn.Module, info: WeightsInfo, labelled
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             save_weights(partial / STUDENT, student, info)
-            if labelled is not None:
-                save_labels(partial / LABELS, labelled)
+            (partial / SHARE).write_text(json.dumps(start.source_share))
+            if start.pseudo_labelled is not None:
+                save_labels(partial / LABELS, start.pseudo_labelled)
             seal(partial, final)
     except StorageError:
         shutil.rmtree(partial, ignore_errors=True)
@@ -54,7 +66,10 @@ def find_start(run_folder: Path) -> Path | None:
     return folder
 
 
-def load_start(folder: Path, student: nn.Module, target: Images) -> PseudoLabelled | None:
-    """Load the BN-warm-started weights into `student`; returns the pseudo-labels, where the run has any."""
+def load_start(folder: Path, student: nn.Module, target: Images) -> Start:
+    """Load the BN-warm-started weights into `student`; returns what the run began with beside them."""
     load_state(student, read_weights(folder / STUDENT)[0], folder / STUDENT)
-    return load_labels(folder / LABELS, target) if (folder / LABELS).exists() else None
+    return Start(
+        source_share=float(json.loads((folder / SHARE).read_text())),
+        pseudo_labelled=load_labels(folder / LABELS, target) if (folder / LABELS).exists() else None,
+    )

@@ -82,6 +82,11 @@ def target_statistics(method: MethodConfig) -> Statistics:
     return "batch" if method.student_init == "fresh" else "update"
 
 
+def unwritten_statistics(method: MethodConfig) -> Statistics:
+    """BN policy of the student on target frames in passes that leave its running statistics alone."""
+    return "running" if method.target_bn == "running" else "batch"
+
+
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Let gradients pass through a module without computing those of its parameters."""
@@ -185,7 +190,7 @@ def student_target_terms(
 
 def self_training_terms(networks: Networks, batch: SelfTraining, method: MethodConfig) -> Terms:
     """Cross-entropy on pseudo-labels, which the paper does not have; the pass leaves the running statistics alone."""
-    with batch_norm_statistics(networks.student, "batch"):
+    with batch_norm_statistics(networks.student, unwritten_statistics(method)):
         logits = networks.student(batch.images).logits
     loss = pseudo_label_loss(logits, batch.labels)
     return {"pseudo_label": loss, "total": method.pseudo_label_weight * loss}

@@ -27,18 +27,21 @@ from sfda_engine.errors import TrainingError
 from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum, share_statistics
+from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.progress import RunProgress
-from sfda_engine.pseudo_labels import PseudoLabelled
 from sfda_engine.self_training import self_training_batches
+from sfda_engine.start import Start
 from sfda_engine.steps import (
     Networks,
     SelfTraining,
     Updates,
     adaptation_step,
     generator_terms,
+    unwritten_statistics,
     uses_transfer,
 )
 from sfda_engine.update import make_update
+from sfda_engine.warm_start import estimate_on_target
 
 LATENT = 256
 
@@ -77,13 +80,13 @@ class Trainer:
         config: Config,
         accelerator: Accelerator,
         networks: Networks,
-        preprocess: nn.Module,
+        preprocess: Preprocess,
         target: Images,
         run_folder: Path | None,
-        pseudo_labelled: PseudoLabelled | None = None,
+        start: Start,
     ) -> None:
         self.config, self.accelerator, self.target, self.run_folder = config, accelerator, target, run_folder
-        self.pseudo_labelled = pseudo_labelled
+        self.start = start
         self.preprocess = preprocess.to(accelerator.device)
         self.steps = total_steps(config, len(target))
         self.warmup_steps = warmup_steps(config)
@@ -141,6 +144,20 @@ class Trainer:
                 self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
         if self._asked_to_stop():
             raise stopped(self.run_folder)
+
+    def finish_statistics(self) -> None:
+        """Estimate the BN statistics of the student's last weights as those it began with; all processes do."""
+        if passes := self.config.method.bn_final_passes:
+            estimate_on_target(
+                self.accelerator.unwrap_model(self.networks.student),
+                self.networks.source,
+                self.preprocess,
+                self.target,
+                self.config,
+                self.accelerator,
+                passes=passes,
+                share=self.start.source_share,
+            )
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was, so that all stop after the same step; a signal reaches each at its own time."""
@@ -200,10 +217,10 @@ class Trainer:
                 batches, index = [], index + 1
 
     def _self_training(self, counter: str, start: int, stop: int) -> Iterator[SelfTraining | None]:
-        if self.pseudo_labelled is None or counter == "warmup":
+        if self.start.pseudo_labelled is None or counter == "warmup":
             return itertools.repeat(None)
         return self_training_batches(
-            self.config, self.accelerator, self.preprocess, self.pseudo_labelled, start=start, stop=stop
+            self.config, self.accelerator, self.preprocess, self.start.pseudo_labelled, start=start, stop=stop
         )
 
     def warm_up_on(self, index: int, batch: Batch) -> dict[str, Tensor]:
@@ -211,7 +228,7 @@ class Trainer:
         with self.accelerator.autocast():
             features = None
             if method.tau > 0:
-                with torch.no_grad(), batch_norm_statistics(networks.student, "batch"):
+                with torch.no_grad(), batch_norm_statistics(networks.student, unwritten_statistics(method)):
                     features = networks.student(batch.images).features
             terms = generator_terms(networks, self._latent(0, index, 0), features, method, warmup=True)
         self.updates.generator(terms["total"])

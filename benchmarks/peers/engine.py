@@ -56,4 +56,6 @@ def _run(network: nn.Module, target: Target, **overrides: Any) -> Iterator[nn.Mo
     for index, (batch,) in trainer.batches("adaptation", 0, trainer.steps):
         trainer.adapt_on(index, batch)
         trainer.schedule.step()
+        if index + 1 == trainer.steps:
+            trainer.finish_statistics()
         yield trainer.networks.student

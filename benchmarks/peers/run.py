@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.peers.domains import settings
 from benchmarks.peers.rows import PeerRow
 from benchmarks.peers.source_driven import SOURCE_DRIVEN, SourceMethod
+from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Method, Target, warm_start
 from benchmarks.row import commit, device_name, versions
 from sfda_engine.adapt import describe_adapted
@@ -108,7 +109,7 @@ def with_source(method: SourceMethod, config: Config, info: WeightsInfo) -> Meth
     """A source-driven method that holds the labelled frames of `config.source`, to be driven as any other."""
     if config.source is None:
         raise UserError("the configuration has no section source, whose labelled frames a source-driven method needs")
-    labelled = open_source(config.source, class_names=info.class_names)
+    labelled = LabelledSource(open_source(config.source, class_names=info.class_names), config.source)
     return lambda network, target: method(network, target, labelled)
 
 

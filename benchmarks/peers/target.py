@@ -19,7 +19,6 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 from torch.utils.data import DataLoader, Dataset
 
-from sfda_engine.adapt import bn_warm_start
 from sfda_engine.config import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
 from sfda_engine.data.loaders import TargetFrames, TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
@@ -30,6 +29,7 @@ from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.pseudo_labels import PseudoLabelled
 from sfda_engine.steps import SelfTraining
 from sfda_engine.update import make_update
+from sfda_engine.warm_start import estimate_on_target
 
 T = TypeVar("T")
 
@@ -72,7 +72,10 @@ def engine_config(target: Target, method: MethodConfig) -> Config:
 def warm_start(network: nn.Module, target: Target) -> None:
     """The engine's BN warm start, and its momentum for what follows: where every descending method begins."""
     method = MethodConfig()
-    bn_warm_start(network, target.preprocess, target.images, engine_config(target, method), target.accelerator)
+    config, passes = engine_config(target, method), method.bn_warm_start_passes
+    estimate_on_target(
+        network, network, target.preprocess, target.images, config, target.accelerator, passes=passes, share=0.0
+    )
     set_momentum(network, method.bn_momentum)
     network.to(memory_format=torch.channels_last)  # faster convolutions, as the engine's trainer has them
 

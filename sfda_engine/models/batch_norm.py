@@ -131,3 +131,15 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+@torch.no_grad()
+def mix_statistics(model: nn.Module, source: nn.Module, share: float) -> None:
+    """Move the running statistics of `model` towards those of `source`: (1 - share) own + share source's.
+
+    Linear in mean and in variance, every layer alike, as Schneider et al. 2020 mix them by sample counts. Both networks
+    have the same layers; share is in 0..1.
+    """
+    for own, origin in zip(batch_norm_layers(model).values(), batch_norm_layers(source).values(), strict=True):
+        for name in ("running_mean", "running_var"):
+            getattr(own, name).lerp_(getattr(origin, name), share)

@@ -112,9 +112,7 @@ def test_scales_have_statistics_of_their_own_and_the_student_keeps_its(
 def test_labels_keep_the_confident_share_of_each_class(
     student: nn.Module, target: SceneImages, preprocess: Preprocess, drop: float
 ) -> None:
-    labelled = label_target(
-        student, preprocess, target, size=SIZE, scales=SCALES, drop=drop, batch_size=2, device=DEVICE, progress=False
-    )
+    labelled = label(student, student, preprocess, target, drop=drop)
     assert len(labelled) == len(target)
     teacher = make_teacher(student, preprocess, target, SIZE, SCALES, 2, DEVICE)
     offsets, thresholds = calibrate(teacher, target, drop, 2)
@@ -126,6 +124,53 @@ def test_labels_keep_the_confident_share_of_each_class(
         assert (stored != expected[0]).float().mean() < 0.01
     stored = torch.stack([torch.from_numpy(np.array(label)) for label in labelled.labels])
     assert (stored == 255).float().mean().item() == pytest.approx(drop, abs=0.04)
+
+
+def test_the_other_scales_keep_the_sources_share_of_statistics(
+    student: nn.Module, target: SceneImages, preprocess: Preprocess
+) -> None:
+    source = copy.deepcopy(student)
+    with torch.no_grad():
+        for layer in batch_norm_layers(source).values():
+            layer.running_mean.copy_(torch.randn(8) * 3)
+    expected = make_teacher(student, preprocess, target, SIZE, SCALES, 2, DEVICE)
+    (large,) = (network for size, network in expected.networks.items() if size != SIZE)
+    for own, origin in zip(batch_norm_layers(large).values(), batch_norm_layers(source).values(), strict=True):
+        own.running_mean.copy_(0.6 * own.running_mean + 0.4 * origin.running_mean)
+        own.running_var.copy_(0.6 * own.running_var + 0.4 * origin.running_var)
+    offsets, _ = calibrate(expected, target, 0.0, 2)
+    labelled = label(student, source, preprocess, target, drop=0.0, source_share=0.4)
+    unmixed = label(student, source, preprocess, target, drop=0.0)
+    differing = 0
+    for index in range(len(target)):
+        wanted = shifted(expected.probabilities([target.image(index)]), offsets).argmax(1)[0]
+        assert (torch.from_numpy(np.array(labelled.labels[index])) != wanted).float().mean() < 0.01
+        differing += int((np.array(labelled.labels[index]) != np.array(unmixed.labels[index])).sum())
+    assert differing > 0
+
+
+def label(
+    student: nn.Module,
+    source: nn.Module,
+    preprocess: Preprocess,
+    target: SceneImages,
+    *,
+    drop: float,
+    source_share: float = 0.0,
+) -> PseudoLabelled:
+    return label_target(
+        student,
+        preprocess,
+        target,
+        size=SIZE,
+        scales=SCALES,
+        drop=drop,
+        batch_size=2,
+        device=DEVICE,
+        source=source,
+        source_share=source_share,
+        progress=False,
+    )
 
 
 def test_a_label_comes_at_its_frames_own_size(target: SceneImages) -> None:

@@ -19,9 +19,11 @@ ON = ("--method.pseudo_label_weight", "1")
 
 
 def drawn(run: Trainer, start: int, stop: int) -> list[SelfTraining]:
-    assert run.pseudo_labelled is not None
+    assert run.start.pseudo_labelled is not None
     return list(
-        self_training_batches(run.config, run.accelerator, run.preprocess, run.pseudo_labelled, start=start, stop=stop)
+        self_training_batches(
+            run.config, run.accelerator, run.preprocess, run.start.pseudo_labelled, start=start, stop=stop
+        )
     )
 
 

@@ -16,7 +16,7 @@ from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.entry import exit_code
 from sfda_engine.pseudo_labels import PseudoLabelled
-from sfda_engine.start import find_start, load_start, save_start
+from sfda_engine.start import Start, find_start, load_start, save_start
 from tests.engine.killing import leavings
 
 
@@ -34,13 +34,15 @@ def test_student_and_labels_are_found_to_the_bit(
 ) -> None:
     model, info = load_segmenter(tiny().model)
     wanted = {key: value.clone() for key, value in model.state_dict().items()}
-    save_start(tmp_path, model, info, labelled)
+    save_start(tmp_path, model, info, Start(0.3, labelled))
     with torch.no_grad():
         for value in model.state_dict().values():
             value.zero_()
     folder = find_start(tmp_path)
     assert folder is not None
-    read = load_start(folder, model, labelled.images)
+    start = load_start(folder, model, labelled.images)
+    read = start.pseudo_labelled
+    assert start.source_share == 0.3
     assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
     assert read is not None
     assert read.sizes == labelled.sizes
@@ -53,8 +55,8 @@ def test_without_pseudo_labels_there_are_none(
 ) -> None:
     assert find_start(tmp_path) is None
     model, info = load_segmenter(tiny().model)
-    save_start(tmp_path, model, info, None)
-    assert load_start(tmp_path / "start", model, labelled.images) is None
+    save_start(tmp_path, model, info, Start())
+    assert load_start(tmp_path / "start", model, labelled.images) == Start()
 
 
 @pytest.mark.parametrize("file", ["bn_warm_start.safetensors", "pseudo_labels.zip"])

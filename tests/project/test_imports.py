@@ -15,8 +15,9 @@ from torch import nn
 import sfda_engine
 from benchmarks.peers import PEERS as METHODS
 from benchmarks.peers.source_driven import SOURCE_DRIVEN
+from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Target
-from sfda_engine.data.readers import Images, LabelledImages
+from sfda_engine.data.readers import Images
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
 
@@ -35,7 +36,8 @@ ORDER = [
     {"config_loader"},
     {"data"},
     {"models"},
-    {"attention", "ranking", "pseudo_labels"},
+    {"attention", "ranking", "pseudo_labels", "views"},
+    {"warm_start"},
     {"losses"},
     {"update"},
     {"steps"},
@@ -219,7 +221,7 @@ def test_methods_without_source_data_are_so_by_type() -> None:
     for method in METHODS.values():
         assert get_type_hints(method) == {"network": nn.Module, "target": Target, "return": Iterator[nn.Module]}, method
     for driven in SOURCE_DRIVEN.values():
-        hints = {"network": nn.Module, "target": Target, "labelled": LabelledImages, "return": Iterator[nn.Module]}
+        hints = {"network": nn.Module, "target": Target, "labelled": LabelledSource, "return": Iterator[nn.Module]}
         assert get_type_hints(driven) == hints, driven
 
 

@@ -31,9 +31,8 @@ from torch.optim.lr_scheduler import PolynomialLR
 from benchmarks.peers.cbst import labelled_loss
 from benchmarks.peers.entropy import size_of
 from benchmarks.peers.labelling import outputs
-from benchmarks.peers.source_driven.source import source_forward, source_frames
+from benchmarks.peers.source_driven.source import LabelledSource, source_forward, source_frames
 from benchmarks.peers.target import Target, forward, frames, warm_start
-from sfda_engine.data.readers import LabelledImages
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
 from sfda_engine.update import make_update
 
@@ -82,13 +81,13 @@ def predictions(output: SegmenterOutput, heads: nn.ModuleList, size: tuple[int, 
     return [upsample(logits.float(), size) for logits in levels]
 
 
-def adaptsegnet_single(network: nn.Module, target: Target, labelled: LabelledImages) -> Iterator[nn.Module]:
+def adaptsegnet_single(network: nn.Module, target: Target, labelled: LabelledSource) -> Iterator[nn.Module]:
     """A discriminator on the output."""
     warm_start(network, target)
     yield from _adversarial(network, target, labelled, [MAIN], nn.ModuleList())
 
 
-def adaptsegnet_multi(network: nn.Module, target: Target, labelled: LabelledImages) -> Iterator[nn.Module]:
+def adaptsegnet_multi(network: nn.Module, target: Target, labelled: LabelledSource) -> Iterator[nn.Module]:
     """Discriminators on the output and on that of an auxiliary head, which is dropped at the end."""
     warm_start(network, target)
     heads = nn.ModuleList([auxiliary_head(network, target)])
@@ -96,7 +95,7 @@ def adaptsegnet_multi(network: nn.Module, target: Target, labelled: LabelledImag
 
 
 def _adversarial(
-    network: nn.Module, target: Target, labelled: LabelledImages, levels: list[Level], heads: nn.ModuleList
+    network: nn.Module, target: Target, labelled: LabelledSource, levels: list[Level], heads: nn.ModuleList
 ) -> Iterator[nn.Module]:
     accelerator = target.accelerator
     discriminators = nn.ModuleList(output_discriminator(target.info.num_classes) for _ in levels)

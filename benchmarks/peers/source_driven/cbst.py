@@ -22,9 +22,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.peers.cbst import ROUNDS, labelled_loss, self_labelled
-from benchmarks.peers.source_driven.source import SourceBatch, source_frames, source_loss
+from benchmarks.peers.source_driven.source import LabelledSource, SourceBatch, source_frames, source_loss
 from benchmarks.peers.target import Target, descend, forward, rounds, warm_start
-from sfda_engine.data.readers import LabelledImages
 from sfda_engine.steps import SelfTraining
 
 
@@ -33,7 +32,7 @@ def decay(step: int, spans: list[tuple[int, int]]) -> float:
     return math.sqrt(0.5) ** sum(stop <= step for _, stop in spans)
 
 
-def source_cbst(network: nn.Module, target: Target, labelled: LabelledImages) -> Iterator[nn.Module]:
+def source_cbst(network: nn.Module, target: Target, labelled: LabelledSource) -> Iterator[nn.Module]:
     """Rounds of labelling and of descent on both kinds of labels."""
     warm_start(network, target)
     optimizer = SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)

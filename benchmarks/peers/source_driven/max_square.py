@@ -16,19 +16,18 @@ from collections.abc import Iterator
 from torch import nn
 
 from benchmarks.peers.max_square import image_weighted_loss, plain_loss
-from benchmarks.peers.source_driven.source import descend_beside_source
+from benchmarks.peers.source_driven.source import LabelledSource, descend_beside_source
 from benchmarks.peers.target import Target
-from sfda_engine.data.readers import LabelledImages
 
 WEIGHT = 0.1
 
 
-def source_max_square(network: nn.Module, target: Target, labelled: LabelledImages) -> Iterator[nn.Module]:
+def source_max_square(network: nn.Module, target: Target, labelled: LabelledSource) -> Iterator[nn.Module]:
     """Cross-entropy + 0.1 times the plain loss."""
     yield from descend_beside_source(network, target, labelled, lambda logits, size: WEIGHT * plain_loss(logits, size))
 
 
-def source_max_square_iw(network: nn.Module, target: Target, labelled: LabelledImages) -> Iterator[nn.Module]:
+def source_max_square_iw(network: nn.Module, target: Target, labelled: LabelledSource) -> Iterator[nn.Module]:
     """Cross-entropy + 0.1 times the image-wise weighted loss."""
     yield from descend_beside_source(
         network, target, labelled, lambda logits, size: WEIGHT * image_weighted_loss(logits, size)

@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from torch import nn
 
 from benchmarks.peers.min_entropy import entropy_loss
-from benchmarks.peers.source_driven.source import descend_beside_source
+from benchmarks.peers.source_driven.source import LabelledSource, descend_beside_source
 from benchmarks.peers.target import Target
-from sfda_engine.data.readers import LabelledImages
 
 WEIGHT = 0.001
 
 
-def source_min_entropy(network: nn.Module, target: Target, labelled: LabelledImages) -> Iterator[nn.Module]:
+def source_min_entropy(network: nn.Module, target: Target, labelled: LabelledSource) -> Iterator[nn.Module]:
     """Cross-entropy + 0.001 times the normalized entropy."""
     yield from descend_beside_source(
         network, target, labelled, lambda logits, size: WEIGHT * entropy_loss(logits, size)

@@ -17,10 +17,15 @@ from sfda_engine.data.readers import LabelledImages
 from sfda_engine.models.batch_norm import batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput
 
-SourceMethod = Callable[[nn.Module, Target, LabelledImages], Iterator[nn.Module]]
 
-AUGMENTATION = SourceConfig()
-"""Zoom, flip and jitter of `train_source`, which both shipped recipes leave as they are."""
+class LabelledSource(NamedTuple):
+    """Labelled source frames, and the recipe whose zoom, flip and jitter they are augmented by."""
+
+    frames: LabelledImages
+    recipe: SourceConfig
+
+
+SourceMethod = Callable[[nn.Module, Target, LabelledSource], Iterator[nn.Module]]
 
 
 class SourceBatch(NamedTuple):
@@ -30,20 +35,21 @@ class SourceBatch(NamedTuple):
     labels: Tensor
 
 
-def source_frames(target: Target, labelled: LabelledImages) -> Iterator[SourceBatch]:
-    """A batch of source frames for every step, of the target's size and number."""
+def source_frames(target: Target, labelled: LabelledSource) -> Iterator[SourceBatch]:
+    """A batch of source frames for every step, of the target's size and number, augmented as `train_source` does."""
     seed = mix_seeds(target.seed, 5)
+    recipe = labelled.recipe
     dataset = TrainingFrames(
-        labelled,
+        labelled.frames,
         size=target.size,
-        scale=AUGMENTATION.scale,
-        flip=AUGMENTATION.flip,
-        jitter=AUGMENTATION.jitter,
+        scale=recipe.scale,
+        flip=recipe.flip,
+        jitter=recipe.jitter,
         seed=seed,
     )
     loader = draw_loader(
         dataset,
-        len(labelled),
+        len(labelled.frames),
         batch_size=target.batch_size,
         seed=seed,
         start=0,
@@ -69,7 +75,7 @@ def source_loss(network: nn.Module, batch: SourceBatch) -> Tensor:
 def descend_beside_source(
     network: nn.Module,
     target: Target,
-    labelled: LabelledImages,
+    labelled: LabelledSource,
     term: Callable[[Tensor, tuple[int, int]], Tensor],
 ) -> Iterator[nn.Module]:
     """All weights descend on cross-entropy + `term` of target logits and size (H, W); MinEnt's and MaxSquare's SGD."""

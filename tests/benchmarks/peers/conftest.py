@@ -10,12 +10,12 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 from benchmarks.peers.run import open_domain
+from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Target
 from sfda_engine.config import Config
 from sfda_engine.config_loader import load_config
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import open_source
-from sfda_engine.data.readers import LabelledImages
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,8 @@ def opened() -> Callable[..., tuple[nn.Module, Target]]:
 
 
 @pytest.fixture
-def labelled() -> LabelledImages:
+def labelled() -> LabelledSource:
     """What a source-driven method is given beside them."""
     config = tiny_config()
     assert config.source is not None
-    return open_source(config.source, class_names=class_set("scenes").names)
+    return LabelledSource(open_source(config.source, class_names=class_set("scenes").names), config.source)

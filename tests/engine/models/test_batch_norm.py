@@ -15,6 +15,7 @@ from sfda_engine.models.batch_norm import (
     Statistics,
     batch_norm_layers,
     batch_norm_statistics,
+    mix_statistics,
     reestimate_statistics,
     require_batch_norm,
     set_momentum,
@@ -184,3 +185,19 @@ def test_a_model_with_batch_norm_is_accepted_and_its_layers_are_named() -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.Sequential(nn.SyncBatchNorm(4)), nn.BatchNorm1d(2))
     assert list(batch_norm_layers(model)) == ["1.0", "2"]
     require_batch_norm(model, "model.arch mixed")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mixed_statistics_against_the_formula(share: float) -> None:
+    own, source = nn.Sequential(trained_layer(), trained_layer()), nn.Sequential(trained_layer(), trained_layer())
+    before, of_source = buffers(own), buffers(source)
+    mix_statistics(own, source, share)
+    for name, after in buffers(own).items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(after, (1 - share) * before[name] + share * of_source[name])
+    assert_same(of_source, buffers(source))
+
+
+def test_statistics_of_another_architecture_are_not_mixed() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        mix_statistics(network().double(), nn.Sequential(trained_layer(4)), 0.5)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Target
 from sfda_engine.data.readers import LabelledImages
 
@@ -66,9 +67,10 @@ class Relabelled:
 
 
 @pytest.fixture(params=[False, True], ids=["labels", "all ignored"])
-def frames_of_source(request: pytest.FixtureRequest, labelled: LabelledImages) -> LabelledImages:
+def frames_of_source(request: pytest.FixtureRequest, labelled: LabelledSource) -> LabelledSource:
     """The labelled frames, and the same without a label: what is left then is the target's term."""
-    return Relabelled(labelled, dict.fromkeys(range(len(labelled)), 255) if request.param else {})
+    ignored = dict.fromkeys(range(len(labelled.frames)), 255) if request.param else {}
+    return labelled._replace(frames=Relabelled(labelled.frames, ignored))
 
 
 def enlarge(logits: Tensor, images: Tensor) -> Tensor:

@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from benchmarks.peers.run import adapt
 from benchmarks.peers.source_driven import SOURCE_DRIVEN, adaptsegnet
-from benchmarks.peers.source_driven.source import source_frames
+from benchmarks.peers.source_driven.source import LabelledSource, source_frames
 from benchmarks.peers.target import frames, warm_start
-from sfda_engine.data.readers import LabelledImages
 from sfda_engine.models import ARCHITECTURES, build_segmenter
 from tests.benchmarks.peers.source_driven.conftest import Opened, Step, assert_same, cross_entropy, enlarge
 
@@ -61,7 +60,7 @@ def test_the_first_step_by_hand(
     name: str,
     weights: list[tuple[float, float]],
     opened: Opened,
-    frames_of_source: LabelledImages,
+    frames_of_source: LabelledSource,
     taken: list[Step],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,9 +12,8 @@ from benchmarks.peers.cbst import self_labelled
 from benchmarks.peers.labelling import class_thresholds, probabilities
 from benchmarks.peers.run import adapt
 from benchmarks.peers.source_driven.cbst import decay, source_cbst
-from benchmarks.peers.source_driven.source import source_frames
+from benchmarks.peers.source_driven.source import LabelledSource, source_frames
 from benchmarks.peers.target import warm_start
-from sfda_engine.data.readers import LabelledImages
 from tests.benchmarks.peers.source_driven.conftest import Opened, Step, assert_same, cross_entropy, enlarge
 
 SETTINGS = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
@@ -44,7 +43,7 @@ def test_labels_are_balanced_over_classes(opened: Opened) -> None:
 
 
 def test_the_first_step_descends_on_both_kinds_of_labels(
-    opened: Opened, frames_of_source: LabelledImages, taken: list[Step]
+    opened: Opened, frames_of_source: LabelledSource, taken: list[Step]
 ) -> None:
     source, target = opened(steps=1)
     adapt(partial(source_cbst, labelled=frames_of_source), source, target, limit=1000)

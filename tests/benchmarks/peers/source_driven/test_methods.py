@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.peers.run import adapt, measure, weights_of, with_source
 from benchmarks.peers.source_driven import SOURCE_DRIVEN
+from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Target
 from sfda_engine.config import Config
-from sfda_engine.data.readers import LabelledImages
 from sfda_engine.errors import UserError
 from tests.benchmarks.peers.source_driven.conftest import Opened, Relabelled
 
@@ -28,9 +28,9 @@ def test_two_steps_end_to_end(name: str, tiny: Config) -> None:
 
 @pytest.mark.parametrize("name", SOURCE_DRIVEN)
 def test_weights_move_and_one_wrong_label_moves_them_elsewhere(
-    name: str, opened: Opened, labelled: LabelledImages
+    name: str, opened: Opened, labelled: LabelledSource
 ) -> None:
-    def ran(frames: LabelledImages) -> dict[str, Tensor]:
+    def ran(frames: LabelledSource) -> dict[str, Tensor]:
         source, target = opened(steps=2)
         before = weights_of(source)
         bound = partial(SOURCE_DRIVEN[name], labelled=frames)
@@ -40,11 +40,11 @@ def test_weights_move_and_one_wrong_label_moves_them_elsewhere(
         assert moved >= {key for key, _ in source.named_parameters()}
         return after
 
-    plain, other = ran(labelled), ran(Relabelled(labelled, {0: 0}))
+    plain, other = ran(labelled), ran(labelled._replace(frames=Relabelled(labelled.frames, {0: 0})))
     assert not torch.equal(other["classifier.weight"], plain["classifier.weight"])
 
 
-def test_equal_seeds_give_equal_networks_and_others_do_not(opened: Opened, labelled: LabelledImages) -> None:
+def test_equal_seeds_give_equal_networks_and_others_do_not(opened: Opened, labelled: LabelledSource) -> None:
     bound = partial(SOURCE_DRIVEN["adaptsegnet_multi"], labelled=labelled)
     runs = [adapt(bound, *opened(steps=1, seed=seed), limit=1000) for seed in (0, 0, 1)]
     first, again, another = (run.snapshots[1] for run in runs)
@@ -64,9 +64,10 @@ def test_a_bound_method_is_given_the_frames_of_the_source(tiny: Config, opened: 
     source, target = opened()
     seen: list[int] = []
 
-    def method(network: nn.Module, target: Target, labelled: LabelledImages) -> object:
-        seen.extend([len(labelled), labelled.label(0).size[0]])
-        assert "day" in labelled.name(0)
+    def method(network: nn.Module, target: Target, labelled: LabelledSource) -> object:
+        seen.extend([len(labelled.frames), labelled.frames.label(0).size[0]])
+        assert "day" in labelled.frames.name(0)
+        assert labelled.recipe == tiny.source
         return iter([network])
 
     assert list(with_source(method, tiny, target.info)(source, target)) == [source]  # type: ignore[arg-type]
