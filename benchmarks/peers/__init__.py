@@ -30,7 +30,14 @@ from __future__ import annotations
 
 from benchmarks.peers.adabn import adabn
 from benchmarks.peers.cbst import cbst
-from benchmarks.peers.engine import sfda, sfda_no_ipsm, sfda_paper_terms, transfer_only, transfer_only_fresh
+from benchmarks.peers.engine import (
+    sfda,
+    sfda_no_ipsm,
+    sfda_paper_terms,
+    sfda_statistics,
+    transfer_only,
+    transfer_only_fresh,
+)
 from benchmarks.peers.label_denoising import label_denoising
 from benchmarks.peers.max_square import max_square, max_square_iw
 from benchmarks.peers.min_entropy import min_entropy
@@ -54,6 +61,7 @@ PEERS: dict[str, Method] = {
     "transfer_only": transfer_only,
     "transfer_only_fresh": transfer_only_fresh,
     "sfda_paper_terms": sfda_paper_terms,
+    "sfda_statistics": sfda_statistics,
     "sfda_no_ipsm": sfda_no_ipsm,
     "sfda": sfda,
 }

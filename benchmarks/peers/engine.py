@@ -1,11 +1,13 @@
 """The engine's own rows: its trainer under the shipped settings (config `demo`), whole or with terms left out.
 
 The settings are those of the shipped run, its generator warm-up shortened or lengthened with the steps. The shipped run
-adds self-training on pseudo-labels, which the paper does not have; `sfda_paper_terms` is without.
+adds self-training on pseudo-labels and BN statistics mixed with the source's, which the paper does not have;
+`sfda_paper_terms` is without both.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +17,17 @@ from torch import nn
 from benchmarks.peers.target import Target, engine_config
 from sfda_engine.adapt import make_trainer
 from sfda_engine.config_loader import load_config
+from sfda_engine.warm_start import estimate_on_target
 
-TRANSFER_ALONE: dict[str, Any] = {"max_square_weight": 0.0, "gamma": 0.0, "pseudo_label_weight": 0.0}
+PAPER_TERMS: dict[str, Any] = {
+    "alpha": 0.3,
+    "beta": 0.15,
+    "pseudo_label_weight": 0.0,
+    "target_bn": "batch",  # frozen statistics collapse without self-training
+    "bn_source_share": 0.0,
+    "bn_final_passes": 0,
+}
+TRANSFER_ALONE = PAPER_TERMS | {"max_square_weight": 0.0, "gamma": 0.0}
 
 
 def transfer_only(network: nn.Module, target: Target) -> Iterator[nn.Module]:
@@ -26,12 +37,30 @@ def transfer_only(network: nn.Module, target: Target) -> Iterator[nn.Module]:
 
 def transfer_only_fresh(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Eq. 12 alone into a network that knows nothing, as in the paper's tables 3 and 4; its weights of the terms."""
-    yield from _run(network, target, student_init="fresh", lr=0.05, alpha=1.0, beta=0.5, **TRANSFER_ALONE)
+    yield from _run(
+        network, target, **TRANSFER_ALONE | {"student_init": "fresh", "lr": 0.05, "alpha": 1.0, "beta": 0.5}
+    )
 
 
 def sfda_paper_terms(network: nn.Module, target: Target) -> Iterator[nn.Module]:
-    """Eq. 11, 15 and 16: no pseudo-labels."""
-    yield from _run(network, target, pseudo_label_weight=0.0)
+    """Eq. 11, 15 and 16 from the full BN warm start: no pseudo-labels, no share of the source's statistics."""
+    yield from _run(network, target, **PAPER_TERMS)
+
+
+def sfda_statistics(network: nn.Module, target: Target) -> Iterator[nn.Module]:
+    """What the shipped run begins with: BN statistics mixed by the share that it chooses; one step, no descent."""
+    method = load_config("demo").method
+    estimate_on_target(
+        network,
+        copy.deepcopy(network),
+        target.preprocess,
+        target.images,
+        engine_config(target, method),
+        target.accelerator,
+        passes=method.bn_warm_start_passes,
+        share=method.bn_source_share,
+    )
+    yield network
 
 
 def sfda_no_ipsm(network: nn.Module, target: Target) -> Iterator[nn.Module]:
