@@ -19,7 +19,7 @@ The way of the data, in reading order; imports point upwards only:
     input_convention, intake_findings, intake, intake_table   what source model and frames tell before a run
     build, evaluate        from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
-    results, report        what a run leaves
+    results, report, finish   what a run leaves
     adapt, train_source, inspect_source      the commands
 """
 

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +28,27 @@ from sfda_engine.build import (
 )
 from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
-from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_target
+from sfda_engine.data.datasets import check_label_folder, open_target
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import leave, wait_for_all
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores, scoring_failed
-from sfda_engine.expectation import deviation_warnings
-from sfda_engine.files import write_json
-from sfda_engine.intake import Intake, examination_device, examine, exposure_of, heed
-from sfda_engine.intake_table import intake_json, print_intake
+from sfda_engine.evaluate import check_subset, scoring_failed
+from sfda_engine.finish import evaluate_all, export_bundle, finish, is_finished
+from sfda_engine.intake import examination_device, examine, exposure_of, heed
+from sfda_engine.intake_table import print_intake
 from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, save_weights, sha256_of
+from sfda_engine.models.weights import WeightsInfo, save_weights, sha256_of
 from sfda_engine.presets import literal_warnings
 from sfda_engine.pseudo_labels import label_target
-from sfda_engine.report import write_report
-from sfda_engine.report.panels import save_panels, save_synthetic_panels
-from sfda_engine.results import Result, as_json
 from sfda_engine.start import Start, find_start, load_start, save_start
-from sfda_engine.steps import Networks, uses_transfer
-from sfda_engine.trainer import LATENT, Trainer, peak_memory_mb
+from sfda_engine.steps import Networks
+from sfda_engine.trainer import LATENT, Trainer
 from sfda_engine.unchanged import begin, origin_of
 from sfda_engine.warm_start import estimate_on_target
 
@@ -127,12 +122,6 @@ def adapt(config: Config) -> Adaptation | None:
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)
     return Adaptation(folder, result)
-
-
-def is_finished(config: Config, folder: Path) -> bool:
-    """Whether a run has left all that it was to leave; the report and the bundle come last."""
-    last = ["result.json", "report.html"] + (["bundle"] if config.run.export else [])
-    return all((folder / name).exists() for name in last)
 
 
 def make_trainer(
@@ -220,88 +209,6 @@ def describe_adapted(info: WeightsInfo, config: Config) -> WeightsInfo:
         source_sha256=sha256_of(weights),
         method=f"sfda {config.method.preset}",
     )
-
-
-def evaluate_all(
-    config: Config,
-    accelerator: Accelerator,
-    folder: Path,
-    source: nn.Module,
-    info: WeightsInfo,
-    student: nn.Module,
-    adapted_info: WeightsInfo,
-) -> dict[str, Evaluation]:
-    """Scores of source, BN warm start, adapted and last, where labels are given; opened here for the first time."""
-    if config.evaluate is None:
-        return {}
-    models = {"source": (source, info)}
-    for name in ("bn_warm_start", "adapted", "last"):
-        shipped = copy.deepcopy(student)
-        load_state(shipped, read_weights(folder / f"{name}.safetensors")[0], name)
-        models[name] = (shipped, adapted_info)
-    size = config.target.size
-    images = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
-    subset, as_deployed = config.evaluate.subset, config.evaluate.as_deployed
-    return {
-        name: evaluate_images(model, described, images, size, accelerator, subset, as_deployed=as_deployed)
-        for name, (model, described) in models.items()
-    }
-
-
-def finish(
-    config: Config,
-    trainer: Trainer,
-    folder: Path,
-    info: WeightsInfo,
-    adapted_info: WeightsInfo,
-    scores: dict[str, Evaluation],
-    student: nn.Module,
-    intake: Intake,
-) -> dict[str, Any]:
-    """Write figures, result.json and report.html; the main process alone, but for the synthetic images."""
-    accelerator, warnings = trainer.accelerator, literal_warnings(config.method)
-    if scores and config.evaluate is not None:
-        deviating = deviation_warnings(config.evaluate, scores["source"].own_size.miou)
-        for warning in deviating:
-            log.warning(warning)
-        warnings += deviating
-    seconds = trainer.position.seconds
-    frames = trainer.position.total * config.target.batch_size * config.run.gradient_accumulation
-    result = as_json(
-        Result(
-            config=config,
-            info=adapted_info,
-            scores=scores,
-            steps=trainer.position.adaptation,
-            seconds=seconds,
-            images_per_second=frames / seconds if seconds else 0.0,
-            peak_memory_mb=peak_memory_mb(accelerator.device),
-            device=str(accelerator.device),
-            source_share=trainer.start.source_share,
-            warnings=[*warnings, *heed(intake, refuse=False)],
-            intake=intake_json(intake),
-        )
-    )
-    synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None
-    if accelerator.is_main_process:
-        source = trainer.networks.source
-        save_panels(folder, config, trainer.target, source, info, student, adapted_info)
-        if synthetic is not None:
-            save_synthetic_panels(folder, synthetic, source, info)
-        write_json(folder / "result.json", result)
-        write_report(folder)
-        console = Console()
-        if scores:
-            print_scores({name: scores[name] for name in ("source", "bn_warm_start", "adapted")}, console)
-        console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
-    return result
-
-
-def export_bundle(folder: Path) -> None:
-    """`run.export`: the adapted model as ONNX in `bundle`. Raises ExportError where the files are not the model."""
-    # by name: the engine runs without its deployment side
-    options = import_module("sfda_export.options").Options(run=str(folder), output=folder / "bundle")
-    import_module("sfda_export.to_onnx").to_onnx(options, Console(stderr=True))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sfda_engine import finish
 from sfda_engine.adapt import make_trainer
 from sfda_engine.build import load_segmenter, make_accelerator
 from sfda_engine.config import Config
@@ -153,10 +154,9 @@ def tiny(tiny_yaml: Path, tmp_path: Path) -> Callable[..., Config]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapt without figures and report, which cost more than a tiny run itself."""
-    adapt = sys.modules["sfda_engine.adapt"]
     for name in ("save_panels", "save_synthetic_panels"):
-        monkeypatch.setattr(adapt, name, lambda *arguments: None)
-    monkeypatch.setattr(adapt, "write_report", lambda folder: (folder / "report.html").touch())
+        monkeypatch.setattr(finish, name, lambda *arguments: None)
+    monkeypatch.setattr(finish, "write_report", lambda folder: (folder / "report.html").touch())
 
 
 @pytest.fixture

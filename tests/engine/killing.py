@@ -22,7 +22,9 @@ from sfda_engine.metrics import Metrics
 from sfda_engine.trainer import Trainer
 
 HERE = "here"
-ADAPT, SOURCE, TRAINER = map(import_module, (f"sfda_engine.{name}" for name in ("adapt", "train_source", "trainer")))
+ADAPT, SOURCE, TRAINER, FINISH = (
+    import_module(f"sfda_engine.{name}") for name in ("adapt", "train_source", "trainer", "finish")
+)
 
 # command -> phase -> whose function it is; in the order of a run
 PHASES: dict[str, dict[str, tuple[Any, str]]] = {
@@ -36,8 +38,8 @@ PHASES: dict[str, dict[str, tuple[Any, str]]] = {
         "adaptation": (Trainer, "adapt_on"),
         "saving weights": (ADAPT, "save_weights"),
         "evaluation": (ADAPT, "evaluate_all"),
-        "figures": (ADAPT, "save_panels"),
-        "report": (ADAPT, "write_report"),
+        "figures": (FINISH, "save_panels"),
+        "report": (FINISH, "write_report"),
     },
     "train_source": {
         "training": (SOURCE, "segmentation_loss"),

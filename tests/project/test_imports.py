@@ -53,6 +53,7 @@ ORDER = [
     {"evaluate", "expectation"},
     {"results"},
     {"report"},
+    {"finish"},
     {"dry_run"},
     {"entry"},
     {"adapt", "train_source"},
@@ -74,7 +75,7 @@ LABELLED = {
 LABEL_READERS = {
     "evaluate",
     "train_source",
-    "adapt",
+    "finish",
     "report/panels",
     "data/datasets",
     "data/frame_files",
