@@ -15,16 +15,20 @@ FIGURES = (6, 7, 8)
 PATCH_GRIDS = (1, 2, 3, 4, 5)
 
 Changes = dict[str, Any]
-PAPER_TERMS: Changes = {"pseudo_label_weight": 0.0}
-"""Self-training is the shipped configurations' own; the paper has none."""
-TRANSFER: Changes = {
+PAPER_TERMS: Changes = {
+    "pseudo_label_weight": 0.0,
+    "target_bn": "batch",
+    "bn_source_share": 0.0,
+    "bn_final_passes": 0,
+}
+"""Self-training and its BN statistics are some shipped configurations' own; the paper has neither."""
+TRANSFER: Changes = PAPER_TERMS | {
     "student_init": "fresh",
     "alpha": 1.0,
     "beta": 0.5,
     "tau": 0.5,
     "max_square_weight": 0.0,
     "gamma": 0.0,
-    "pseudo_label_weight": 0.0,
 }
 """Eq. 11 and 12 alone, into a network that knows nothing."""
 KNOWLEDGE: dict[str, Changes] = {
