@@ -107,7 +107,7 @@ def adapt(config: Config) -> Adaptation | None:
     trainer = make_trainer(config, accelerator, source, info, target, folder)
     trainer.run()
     student = accelerator.unwrap_model(trainer.networks.student)
-    trainer.finish_statistics()
+    trainer.finish_statistics(student)
     if accelerator.is_main_process:
         # until a run is judged without labels (guard, selection), the last weights are the adapted ones
         for name in ("last", "adapted"):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +26,10 @@ from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum, share_statistics
 from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.position import Position, total_steps, warmup_steps
 from sfda_engine.progress import RunProgress
 from sfda_engine.self_training import self_training_batches
+from sfda_engine.snapshots import Snapshots
 from sfda_engine.start import Start
 from sfda_engine.steps import (
     Networks,
@@ -38,31 +38,11 @@ from sfda_engine.steps import (
     adaptation_step,
     generator_terms,
     unwritten_statistics,
-    uses_transfer,
 )
 from sfda_engine.update import make_update
 from sfda_engine.warm_start import estimate_on_target
 
 LATENT = 256
-
-
-@dataclass
-class Position:
-    """Where a run stands; part of every checkpoint."""
-
-    warmup: int = 0
-    adaptation: int = 0
-    seconds: float = 0.0
-
-    @property
-    def total(self) -> int:
-        return self.warmup + self.adaptation
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"warmup": self.warmup, "adaptation": self.adaptation, "seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.warmup, self.adaptation, self.seconds = state["warmup"], state["adaptation"], state["seconds"]
 
 
 class Batch(NamedTuple):
@@ -92,7 +72,8 @@ class Trainer:
         self.warmup_steps = warmup_steps(config)
         self.position = Position()
         self.networks, self.updates, self.schedule = self._prepare(networks)
-        accelerator.register_for_checkpointing(self.position, self.schedule)
+        self.snapshots = Snapshots(self.steps)
+        accelerator.register_for_checkpointing(self.position, self.schedule, self.snapshots)
         self.metrics = Metrics(run_folder / "metrics.jsonl" if run_folder and accelerator.is_main_process else None)
         self.interrupts = Interrupts()
 
@@ -145,11 +126,14 @@ class Trainer:
         if self._asked_to_stop():
             raise stopped(self.run_folder)
 
-    def finish_statistics(self) -> None:
-        """Estimate the BN statistics of the student's last weights as those it began with; all processes do."""
+    def finish_statistics(self, student: nn.Module) -> None:
+        """Estimate the BN statistics of trained weights as those that the run began with; all processes do.
+
+        `student` is the network itself, or another with its layers.
+        """
         if passes := self.config.method.bn_final_passes:
             estimate_on_target(
-                self.accelerator.unwrap_model(self.networks.student),
+                student,
                 self.networks.source,
                 self.preprocess,
                 self.target,
@@ -176,6 +160,7 @@ class Trainer:
                 seen += len(batch.images) * self.accelerator.num_processes
             if counter == "adaptation":
                 self.schedule.step()
+                self.snapshots.take(index + 1, self.accelerator.unwrap_model(self.networks.student))
             setattr(self.position, counter, index + 1)
             progress.advance()
             stop = self._asked_to_stop()  # once: Ctrl-C while this step is logged counts for the next one
@@ -281,21 +266,6 @@ class Trainer:
 
     def _trained(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.networks.student, self.networks.generator, self.networks.discriminator
-
-
-def total_steps(config: Config, frames: int) -> int:
-    """Adaptation steps: `run.steps`, or as many as `run.epochs` passes over the frames need."""
-    if config.run.epochs is None:
-        assert config.run.steps is not None
-        return config.run.steps
-    per_step = config.target.batch_size * config.run.gradient_accumulation
-    return max(1, math.ceil(config.run.epochs * frames / per_step))
-
-
-def warmup_steps(config: Config) -> int:
-    """Generator warm-up steps: none without a generator, none against a student that knows nothing yet."""
-    method = config.method
-    return method.warmup_steps if uses_transfer(method) and method.student_init == "source" else 0
 
 
 def peak_memory_mb(device: torch.device) -> float:

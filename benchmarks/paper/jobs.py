@@ -19,7 +19,7 @@ from sfda_engine.data.datasets import LAYOUTS, SCENE_FRAMES, target_paths
 from sfda_engine.data.layout import pairs_of
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
-from sfda_engine.trainer import total_steps
+from sfda_engine.position import total_steps
 
 NO_CAMVID = "domain camvid needs --camvid-root DIR, the folder that holds day_train/, day_val/ and dusk/"
 

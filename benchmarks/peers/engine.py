@@ -86,5 +86,5 @@ def _run(network: nn.Module, target: Target, **overrides: Any) -> Iterator[nn.Mo
         trainer.adapt_on(index, batch)
         trainer.schedule.step()
         if index + 1 == trainer.steps:
-            trainer.finish_statistics()
+            trainer.finish_statistics(trainer.networks.student)
         yield trainer.networks.student

@@ -22,7 +22,8 @@ from sfda_engine.errors import TrainingError
 from sfda_engine.metrics import read_metrics
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.weights import WeightsInfo, save_weights
-from sfda_engine.trainer import Trainer, total_steps
+from sfda_engine.position import total_steps
+from sfda_engine.trainer import Trainer
 from sfda_engine.update import Update
 
 NETWORKS = ("source", "student", "generator", "discriminator")

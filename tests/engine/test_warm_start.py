@@ -83,7 +83,7 @@ def test_a_run_begins_and_ends_with_its_share(trainer: Callable[..., Trainer]) -
     assert run.start.source_share == 0.3
     run.run()
     left, source = copy.deepcopy(run.networks.student), run.networks.source
-    run.finish_statistics()
+    run.finish_statistics(run.networks.student)
     estimate_on_target(left, source, run.preprocess, run.target, run.config, run.accelerator, passes=2, share=0.3)
     for name, value in run.networks.student.state_dict().items():
         torch.testing.assert_close(value, left.state_dict()[name])
@@ -93,5 +93,5 @@ def test_statistics_of_the_descent_stay_where_no_last_pass_is_asked_for(trainer:
     run = trainer()
     run.run()
     before = copy.deepcopy(run.networks.student.state_dict())
-    run.finish_statistics()
+    run.finish_statistics(run.networks.student)
     assert all(torch.equal(value, before[name]) for name, value in run.networks.student.state_dict().items())

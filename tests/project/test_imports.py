@@ -43,7 +43,7 @@ ORDER = [
     {"steps"},
     {"self_training"},
     {"sealed"},
-    {"metrics", "progress", "checkpoint", "unchanged", "start", "interrupts"},
+    {"metrics", "progress", "checkpoint", "unchanged", "start", "interrupts", "position", "snapshots"},
     {"trainer"},
     {"build"},
     {"input_convention"},

@@ -89,7 +89,7 @@ def test_the_engines_row_is_its_trainers_run(opened: Opened) -> None:
         engine_config(target, method), target.accelerator, copy.deepcopy(source), target.info, target.images, None
     )  # fmt: skip
     trainer.run()
-    trainer.finish_statistics()
+    trainer.finish_statistics(trainer.networks.student)
     ran = trainer.networks.student.state_dict()
     assert all(torch.equal(value, ran[name]) for name, value in driven.items())
 

@@ -1,0 +1,28 @@
+"""Weights of the student at some steps of the adaptation, to select from after the last; part of every checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+SNAPSHOTS = 4
+
+
+class Snapshots:
+    """Copies in memory, on the CPU, after each of SNAPSHOTS equal parts of the steps, the last among them."""
+
+    def __init__(self, steps: int) -> None:
+        self.due = {steps * part // SNAPSHOTS for part in range(1, SNAPSHOTS + 1)} - {0}
+        self.taken: dict[int, dict[str, Tensor]] = {}
+
+    def take(self, step: int, student: nn.Module) -> None:
+        """Copy the weights after `step` steps, if that is due."""
+        if step in self.due:
+            self.taken[step] = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = dict(state["taken"])
