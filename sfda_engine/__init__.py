@@ -8,6 +8,7 @@ The way of the data, in reading order; imports point upwards only:
     models                 segmenters, generator, discriminator, BatchNorm statistics, weights files
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
     pseudo_labels          labels of target frames by the warm-started source, for self-training
+    views                  frames mirrored, resized, brighter, darker, and how far a model agrees with itself on them
     losses                 one term of the paper a file
     update                 descent on a loss: over processes, under fp16, accumulated
     steps                  generator, discriminator and student step: the paper's stages as functions

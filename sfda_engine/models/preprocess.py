@@ -57,8 +57,14 @@ class Preprocess(nn.Module):
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.exposure == "gamma":
-            images = gamma_exposure(images)
+        return self.normalize(self.expose(images))
+
+    def expose(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) RGB in [0, 1] with their exposure corrected where that is asked for."""
+        return gamma_exposure(images) if self.exposure == "gamma" else images
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Exposed images (B, 3, H, W) RGB in [0, 1] -> what the network expects."""
         if self.channel_order == "bgr":
             images = images.flip(1)
         return (images - self.mean) / self.std

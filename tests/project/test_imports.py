@@ -35,7 +35,7 @@ ORDER = [
     {"config_loader"},
     {"data"},
     {"models"},
-    {"attention", "ranking", "pseudo_labels"},
+    {"attention", "ranking", "pseudo_labels", "views"},
     {"losses"},
     {"update"},
     {"steps"},
