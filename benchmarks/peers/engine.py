@@ -21,30 +21,31 @@ TRANSFER_ALONE: dict[str, Any] = {"max_square_weight": 0.0, "gamma": 0.0, "pseud
 
 def transfer_only(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Eq. 11 and 12 alone, from the BN warm start."""
-    yield from _run(network, target, **TRANSFER_ALONE)
+    yield from run_engine(network, target, **TRANSFER_ALONE)
 
 
 def transfer_only_fresh(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Eq. 12 alone into a network that knows nothing, as in the paper's tables 3 and 4; its weights of the terms."""
-    yield from _run(network, target, student_init="fresh", lr=0.05, alpha=1.0, beta=0.5, **TRANSFER_ALONE)
+    yield from run_engine(network, target, student_init="fresh", lr=0.05, alpha=1.0, beta=0.5, **TRANSFER_ALONE)
 
 
 def sfda_paper_terms(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Eq. 11, 15 and 16: no pseudo-labels."""
-    yield from _run(network, target, pseudo_label_weight=0.0)
+    yield from run_engine(network, target, pseudo_label_weight=0.0)
 
 
 def sfda_no_ipsm(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """The shipped run without the patch discriminator."""
-    yield from _run(network, target, gamma=0.0)
+    yield from run_engine(network, target, gamma=0.0)
 
 
 def sfda(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """The shipped run."""
-    yield from _run(network, target)
+    yield from run_engine(network, target)
 
 
-def _run(network: nn.Module, target: Target, **overrides: Any) -> Iterator[nn.Module]:
+def run_engine(network: nn.Module, target: Target, **overrides: Any) -> Iterator[nn.Module]:
+    """The shipped run with keys of its section `method` set otherwise."""
     shipped = load_config("demo")
     assert shipped.run.steps is not None
     warmup = shipped.method.warmup_steps * target.steps // shipped.run.steps
