@@ -8,6 +8,7 @@ Shapes: B frames of a batch, N of the sample, K classes, H/W the size that the m
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -199,6 +200,8 @@ def nuclear_norm(probabilities: Tensor) -> float:
 
     Batch nuclear-norm maximization (Cui et al., "Towards discriminability and diversity", CVPR 2020) descends on it.
     """
+    if not probabilities.isfinite().all():
+        return math.nan  # the decomposition would raise
     rows, columns = probabilities.shape
     return (torch.linalg.matrix_norm(probabilities.float(), "nuc") / (rows * min(rows, columns)) ** 0.5).item()
 
