@@ -11,12 +11,14 @@ The way of the data, in reading order; imports point upwards only:
     views                  frames mirrored, resized, brighter, darker, and how far a model agrees with itself on them
     warm_start             BatchNorm statistics on the target, mixed with the source's by a share chosen without labels
     losses                 one term of the paper a file
+    input_convention       which convention a network was trained with, and how far frames are from its statistics
+    label_free             what can be told of a model on frames without a label
     update                 descent on a loss: over processes, under fp16, accumulated
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
     position, snapshots, metrics, progress, interrupts, trainer   the loop under Accelerate
-    input_convention, intake_findings, intake, intake_table   what source model and frames tell before a run
+    intake_findings, intake, intake_table   what source model and frames tell before a run
     build, evaluate        from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
     results, report, finish   what a run leaves

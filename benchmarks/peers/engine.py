@@ -20,6 +20,7 @@ from sfda_engine.config_loader import load_config
 from sfda_engine.warm_start import estimate_on_target
 
 PAPER_TERMS: dict[str, Any] = {
+    "lr": 3e-3,
     "alpha": 0.3,
     "beta": 0.15,
     "pseudo_label_weight": 0.0,
@@ -32,19 +33,19 @@ TRANSFER_ALONE = PAPER_TERMS | {"max_square_weight": 0.0, "gamma": 0.0}
 
 def transfer_only(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Eq. 11 and 12 alone, from the BN warm start."""
-    yield from _run(network, target, **TRANSFER_ALONE)
+    yield from run_engine(network, target, **TRANSFER_ALONE)
 
 
 def transfer_only_fresh(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Eq. 12 alone into a network that knows nothing, as in the paper's tables 3 and 4; its weights of the terms."""
-    yield from _run(
+    yield from run_engine(
         network, target, **TRANSFER_ALONE | {"student_init": "fresh", "lr": 0.05, "alpha": 1.0, "beta": 0.5}
     )
 
 
 def sfda_paper_terms(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """Eq. 11, 15 and 16 from the full BN warm start: no pseudo-labels, no share of the source's statistics."""
-    yield from _run(network, target, **PAPER_TERMS)
+    yield from run_engine(network, target, **PAPER_TERMS)
 
 
 def sfda_statistics(network: nn.Module, target: Target) -> Iterator[nn.Module]:
@@ -65,15 +66,16 @@ def sfda_statistics(network: nn.Module, target: Target) -> Iterator[nn.Module]:
 
 def sfda_no_ipsm(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """The shipped run without the patch discriminator."""
-    yield from _run(network, target, gamma=0.0)
+    yield from run_engine(network, target, gamma=0.0)
 
 
 def sfda(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """The shipped run."""
-    yield from _run(network, target)
+    yield from run_engine(network, target)
 
 
-def _run(network: nn.Module, target: Target, **overrides: Any) -> Iterator[nn.Module]:
+def run_engine(network: nn.Module, target: Target, **overrides: Any) -> Iterator[nn.Module]:
+    """The shipped run with keys of its section `method` set otherwise."""
     shipped = load_config("demo")
     assert shipped.run.steps is not None
     warmup = shipped.method.warmup_steps * target.steps // shipped.run.steps

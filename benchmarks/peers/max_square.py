@@ -20,6 +20,8 @@ from benchmarks.peers.target import Target, descend, forward, frames, poly_sgd, 
 from sfda_engine.losses.max_square import image_weighted_max_square
 from sfda_engine.models.segmenter import upsample
 
+LEARNING_RATE = 2.5e-4
+
 
 def plain_loss(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """-1/2 mean over pixels and classes of p^2, from logits (B, K, h, w) upsampled to `size` (H, W)."""
@@ -33,19 +35,20 @@ def image_weighted_loss(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def max_square(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """All weights descend on the plain loss."""
-    yield from _max_square(network, target, plain_loss)
+    yield from max_square_at(network, target, plain_loss, lr=LEARNING_RATE)
 
 
 def max_square_iw(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """All weights descend on the image-wise weighted loss."""
-    yield from _max_square(network, target, image_weighted_loss)
+    yield from max_square_at(network, target, image_weighted_loss, lr=LEARNING_RATE)
 
 
-def _max_square(
-    network: nn.Module, target: Target, of_logits: Callable[[Tensor, tuple[int, int]], Tensor]
+def max_square_at(
+    network: nn.Module, target: Target, of_logits: Callable[[Tensor, tuple[int, int]], Tensor], *, lr: float
 ) -> Iterator[nn.Module]:
+    """All weights descend on `of_logits`, a loss of logits (B, K, h, w) and the size (H, W)."""
     warm_start(network, target)
-    optimizer, schedule = poly_sgd(network, target, lr=2.5e-4, weight_decay=5e-4)
+    optimizer, schedule = poly_sgd(network, target, lr=lr, weight_decay=5e-4)
 
     def loss(images: Tensor) -> Tensor:
         return of_logits(forward(network, images).logits, size_of(images))

@@ -25,9 +25,14 @@ def entropy_loss(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def min_entropy(network: nn.Module, target: Target) -> Iterator[nn.Module]:
+    """At its own learning rate."""
+    yield from min_entropy_at(network, target, lr=2.5e-4)
+
+
+def min_entropy_at(network: nn.Module, target: Target, *, lr: float) -> Iterator[nn.Module]:
     """All weights descend on the normalized entropy."""
     warm_start(network, target)
-    optimizer, schedule = poly_sgd(network, target, lr=2.5e-4, weight_decay=5e-4)
+    optimizer, schedule = poly_sgd(network, target, lr=lr, weight_decay=5e-4)
 
     def loss(images: Tensor) -> Tensor:
         return entropy_loss(forward(network, images).logits, size_of(images))

@@ -24,13 +24,18 @@ from sfda_engine.models.batch_norm import batch_norm_layers
 
 
 def tent(network: nn.Module, target: Target) -> Iterator[nn.Module]:
+    """At its own learning rate."""
+    yield from tent_at(network, target, lr=1e-3)
+
+
+def tent_at(network: nn.Module, target: Target, *, lr: float) -> Iterator[nn.Module]:
     """Entropy in nats, descended on by the BN layers' affine parameters."""
     warm_start(network, target)
     network.requires_grad_(False)
     affine = [parameter for layer in batch_norm_layers(network).values() for parameter in layer.parameters()]
     for parameter in affine:
         parameter.requires_grad_(True)
-    optimizer = Adam(affine, lr=1e-3, betas=(0.9, 0.999))
+    optimizer = Adam(affine, lr=lr, betas=(0.9, 0.999))
 
     def loss(images: Tensor) -> Tensor:
         return mean_entropy(forward(network, images).logits, size_of(images))

@@ -65,7 +65,7 @@ def read_sample(images: Images, count: int, size: tuple[int, int]) -> tuple[Fram
 
     Returns what was seen and the usable frames at `size` (width, height): float32 (N, 3, H, W) RGB in [0, 1].
     """
-    chosen = sorted(set(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int).tolist()))
+    chosen = spread(len(images), count)
     frames: dict[int, Tensor] = {}
     sizes: Counter[tuple[int, int]] = Counter()
     digests: dict[str, bytes] = {}
@@ -94,6 +94,11 @@ def read_sample(images: Images, count: int, size: tuple[int, int]) -> tuple[Fram
         duplicates=tuple(tuple(group) for group in duplicates),
     )
     return sample, torch.stack([*frames.values()]) if frames else torch.empty(0, 3, size[1], size[0])
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` indices below `total`, the first and the last among them, evenly spread; all where there are fewer."""
+    return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
 
 
 def equal_files(paths: list[Path]) -> list[list[str]]:
