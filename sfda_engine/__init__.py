@@ -6,6 +6,7 @@ The way of the data, in reading order; imports point upwards only:
     config*, presets       what a run can be told, `config_loader` reads it
     data                   frames in: classes, scenes, folders, published data sets, loaders
     models                 segmenters, generator, discriminator, BatchNorm statistics, weights files
+    firewall               no label before the last step, source data never
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
     pseudo_labels          labels of target frames by the warm-started source, for self-training
     losses                 one term of the paper a file
@@ -13,12 +14,13 @@ The way of the data, in reading order; imports point upwards only:
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
+    provenance             what it was made with
     metrics, progress, interrupts, trainer   the loop under Accelerate
     input_convention, intake_findings, intake, intake_table   what source model and frames tell before a run
     build, evaluate        from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
-    results, report, finish   what a run leaves
-    adapt, train_source, inspect_source      the commands
+    results, manifest, report, finish   what a run leaves
+    adapt, train_source, inspect_source, certify   the commands
 """
 
 from __future__ import annotations
