@@ -16,7 +16,9 @@ def label_folders(section: TargetConfig | EvaluateConfig | SourceConfig) -> list
         return []
     root = Path(section.root).expanduser()
     if section.dataset in LAYOUTS:
-        return sorted({root / rule.labels for rule in LAYOUTS[section.dataset].rules})
+        rules = LAYOUTS[section.dataset].rules
+        frames = {Path(rule.frames) for rule in rules}
+        return sorted({root / _without_frames(Path(rule.labels), frames) for rule in rules})
     return [root / (section.split or "") / "labels"]
 
 
@@ -49,6 +51,14 @@ def scored_files(section: EvaluateConfig) -> set[Path]:
         return {*frames, *(label for label in found if label is not None)}
     folder = root / (section.split or "")
     return {*list_images(folder), folder / "labels", *(folder / "labels").rglob("*")}
+
+
+def _without_frames(labels: Path, frames: set[Path]) -> Path:
+    """The widest folder around a label folder that holds no frames: GT of GT/LABELS, where colored labels lie too."""
+    around = [
+        parent for parent in labels.parents if parent != Path() and not any(parent in one.parents for one in frames)
+    ]
+    return around[-1] if around else labels
 
 
 def _image_folder(folder: Path) -> Path:
