@@ -85,7 +85,7 @@ def test_the_kernel_sees_no_label_opened_before_the_weights_are_final_and_no_sou
     assert [line["step"] for line in told["lifted"]] == [2]
     page = (run / "report.html").read_text()
     assert f"no file was opened in {labels}" in page
-    assert "6 label files were opened for the scores, after step 2" in page
+    assert "6 label files were opened by the main process for the scores, after step 2" in page
 
 
 @on_linux
