@@ -6,6 +6,7 @@ The way of the data, in reading order; imports point upwards only:
     config*, presets       what a run can be told, `config_loader` reads it
     data                   frames in: classes, scenes, folders, published data sets, loaders
     models                 segmenters, generator, discriminator, BatchNorm statistics, weights files
+    firewall               no label before the last step, source data never
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
     pseudo_labels          labels of target frames by the warm-started source, for self-training
     views                  frames mirrored, resized, brighter, darker, and how far a model agrees with itself on them
@@ -18,11 +19,13 @@ The way of the data, in reading order; imports point upwards only:
     self_training          batches of pseudo-labelled frames
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
     position, snapshots, metrics, progress, interrupts, trainer   the loop under Accelerate
+    selection              which weights a run ships, judged without a label
     intake_findings, intake, intake_table   what source model and frames tell before a run
+    provenance             what it was made with
     build, evaluate        from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
-    results, report, finish   what a run leaves
-    adapt, train_source, inspect_source      the commands
+    results, manifest, report, finish   what a run leaves
+    adapt, train_source, inspect_source, certify   the commands
 """
 
 from __future__ import annotations

@@ -30,12 +30,13 @@ from sfda_engine.config import Config
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import check_label_folder, open_target
 from sfda_engine.data.readers import Images
-from sfda_engine.distributed import leave, wait_for_all
+from sfda_engine.distributed import decided_by_main, leave, wait_for_all
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import check_subset, scoring_failed
 from sfda_engine.finish import evaluate_all, export_bundle, finish, is_finished
+from sfda_engine.firewall import Firewall, firewall
 from sfda_engine.intake import examination_device, examine, exposure_of, heed
 from sfda_engine.intake_table import print_intake
 from sfda_engine.models.backbone import backbone_file
@@ -45,6 +46,7 @@ from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo, save_weights, sha256_of
 from sfda_engine.presets import literal_warnings
+from sfda_engine.provenance import code_identity, record_frames
 from sfda_engine.pseudo_labels import label_target
 from sfda_engine.start import Start, find_start, load_start, save_start
 from sfda_engine.steps import Networks
@@ -66,10 +68,16 @@ class Adaptation:
 def adapt(config: Config) -> Adaptation | None:
     """Run the whole SFDA loop and leave a run folder; None after a dry run.
 
-    Labels are opened by `evaluate_all` alone, after the last step. Raises UserError for bad input, TrainingError
-    where a term became NaN, ExportError where `run.export` failed, KeyboardInterrupt after Ctrl-C (a checkpoint is
-    written first).
+    Labels are opened by `evaluate_all` alone, after the last step, and source data never: a firewall sees to it.
+    Raises UserError for bad input, TrainingError where a term became NaN, FirewallError where anything tried to open
+    a label, ExportError where `run.export` failed, KeyboardInterrupt after Ctrl-C (a checkpoint is written first).
     """
+    with firewall(config) as wall:
+        return adapt_behind(wall, config)
+
+
+def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
+    """`adapt`, behind its firewall."""
     precision(config)
     check_share(config.target.batch_size, "target.batch_size")
     require_data(config, "target", *(["evaluate"] if config.evaluate else []))
@@ -103,6 +111,8 @@ def adapt(config: Config) -> Adaptation | None:
     adapted_info = describe_adapted(info, config)
     origin = origin_of(accelerator, target, adapted_info.source_sha256)
     begin(config, accelerator, folder, ("run", "model", "target", "method"), origin)
+    decided_by_main(lambda: record_frames(folder, target))
+    wall.begin(folder, code=code_identity(info.arch))
     accelerator.init_trackers("tensorboard")
     trainer = make_trainer(config, accelerator, source, info, target, folder)
     trainer.run()
@@ -114,10 +124,11 @@ def adapt(config: Config) -> Adaptation | None:
             save_weights(folder / f"{name}.safetensors", student, adapted_info)
     wait_for_all()
     try:
+        wall.lift(trainer.position.adaptation)
         scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
     except UserError as error:
         raise scoring_failed(error, folder) from error
-    result = finish(config, trainer, folder, info, adapted_info, scores, student, intake)
+    result = finish(config, trainer, folder, info, adapted_info, scores, student, intake, wall)
     end_trackers(accelerator)
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)

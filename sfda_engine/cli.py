@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": ("sfda_engine.inspect_source", "tell whether a source model and frames fit, before adapting"),
     "adapt": ("sfda_engine.adapt", "adapt a source model to unlabelled target frames"),
     "train-source": ("sfda_engine.train_source", "train a source model on labelled frames"),
+    "certify": ("sfda_engine.certify", "re-check a finished run against its manifest"),
     "evaluate": ("sfda_engine.evaluate", "measure a model on labelled frames"),
     "export": ("sfda_export.to_onnx", "export a run or a weights file as a bundle of ONNX files"),
     "check-data": ("sfda_engine.data.check", "tell what a published data set on disk lacks"),

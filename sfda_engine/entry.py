@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sfda_engine.errors import ExportError, StorageError, TrainingError, UserError
+from sfda_engine.errors import ExportError, FirewallError, StorageError, TrainingError, UserError
 
 Main = Callable[[list[str]], int | None]
 
@@ -16,8 +16,8 @@ Main = Callable[[list[str]], int | None]
 def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
     """Run `main` on `argv` (None = the process's own) and turn its ending into an exit code.
 
-    0 done; 2 the user's mistake, one message on stderr; 1 training, export or the disk failed, or a fault of ours
-    with its traceback; 130 interrupted. SystemExit (--help) passes through.
+    0 done; 2 the user's mistake, one message on stderr; 1 training, export or the disk failed, a label leaked, or a
+    fault of ours with its traceback; 130 interrupted. SystemExit (--help) passes through.
     """
     try:
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
@@ -29,6 +29,9 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
         return 1
     except StorageError as error:
         print(f"storage failed: {error}", file=sys.stderr)
+        return 1
+    except FirewallError as error:
+        print(f"{_speaker()}label firewall: {error}", file=sys.stderr)
         return 1
     except ExportError as error:
         print(f"export failed: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The ways a command can fail, and their exit codes: the user's mistake (2); training, export, the disk failed (1)."""
+"""The ways a command can fail, and its exit code: 2 the user's mistake; 1 training, export, the disk failed, a leak."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ class TrainingError(Exception):
 
 class StorageError(Exception):
     """The disk is full or failing: the message says what could not be written and what to do. Exit code 1."""
+
+
+class FirewallError(Exception):
+    """A label before the last step, or source data, was to be opened; refused. Exit code 1."""
 
 
 class ExportError(Exception):

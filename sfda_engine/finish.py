@@ -17,8 +17,10 @@ from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.evaluate import Evaluation, evaluate_images, print_scores
 from sfda_engine.expectation import deviation_warnings
 from sfda_engine.files import write_json
+from sfda_engine.firewall import Firewall
 from sfda_engine.intake import Intake, heed
 from sfda_engine.intake_table import intake_json
+from sfda_engine.manifest import write_manifest
 from sfda_engine.models.weights import WeightsInfo, load_state, read_weights
 from sfda_engine.presets import literal_warnings
 from sfda_engine.report import write_report
@@ -71,8 +73,9 @@ def finish(
     scores: dict[str, Evaluation],
     student: nn.Module,
     intake: Intake,
+    wall: Firewall,
 ) -> dict[str, Any]:
-    """Write figures, result.json and report.html; the main process alone, but for the synthetic images."""
+    """Write figures, result.json, manifest.json and report.html; main process alone but for the synthetic images."""
     accelerator, warnings = trainer.accelerator, literal_warnings(config.method)
     if scores and config.evaluate is not None:
         deviating = deviation_warnings(config.evaluate, scores["source"].own_size.miou)
@@ -103,10 +106,13 @@ def finish(
         if synthetic is not None:
             save_synthetic_panels(folder, synthetic, source, info)
         write_json(folder / "result.json", result)
+        wall.end(trainer.position.adaptation)
+        digest = write_manifest(folder, config, result)
         write_report(folder)
         console = Console()
         if scores:
             print_scores({name: scores[name] for name in ("source", "bn_warm_start", "adapted")}, console)
+        console.print(f"manifest: sha256 {digest}; sfda certify {folder} re-checks it", soft_wrap=True)
         console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return result
 

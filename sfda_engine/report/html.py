@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from sfda_engine.files import write_text
-from sfda_engine.report import summary
+from sfda_engine.report import summary, trust
 from sfda_engine.report.charts import loss_panels
 from sfda_engine.report.run_folder import CELLS, Run, read_run
 
@@ -64,6 +64,8 @@ def render(run: Run) -> str:
         panels=loss_panels(run.metrics),
         warnings=result.get("warnings") or [],
         provenance=summary.provenance(result),
+        firewall=trust.firewall_sentence(run.manifest),
+        trust=trust.trust_rows(run.manifest, run.manifest_sha256),
     )
 
 

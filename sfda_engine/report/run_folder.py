@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ class Run:
     config: str
     frames: tuple[Frame, ...]
     synthetic: tuple[tuple[Path, Path], ...]
+    manifest: dict[str, Any] = field(default_factory=dict)
+    manifest_sha256: str = ""
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder. Only result.json must be there: UserError where it is absent or no JSON object."""
     metrics, unread_lines = _read_metrics(folder / "metrics.jsonl")
+    manifest, manifest_sha256 = _read_manifest(folder / "manifest.json")
     return Run(
         result=_read_result(folder / "result.json"),
         metrics=metrics,
@@ -42,6 +46,8 @@ def read_run(folder: Path) -> Run:
         config=_text(folder / "config.yaml"),
         frames=_find_frames(folder / "figures" / "frames"),
         synthetic=_find_synthetic(folder / "figures"),
+        manifest=manifest,
+        manifest_sha256=manifest_sha256,
     )
 
 
@@ -55,6 +61,16 @@ def _read_result(path: Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise UserError(f"{path} holds a {type(result).__name__}, not a JSON object: run the adaptation again")
     return result
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
+    """Content and sha256 of manifest.json; empty where there is none, or none to be read."""
+    try:
+        raw = path.read_bytes()
+        manifest = _parse(raw.decode())
+    except (OSError, ValueError):
+        return {}, ""
+    return (manifest, hashlib.sha256(raw).hexdigest()) if isinstance(manifest, dict) else ({}, "")
 
 
 def _read_metrics(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:

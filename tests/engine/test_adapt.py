@@ -48,6 +48,7 @@ def test_run_folder_is_the_contract(
     assert done.folder == run
     assert {path.name for path in run.iterdir()} == {
         *("adapted.safetensors", "bn_warm_start.safetensors", "last.safetensors", "checkpoints", "config.yaml"),
+        *("audit.jsonl", "frames.json", "manifest.json"),
         *("figures", "metrics.jsonl", "origin.json", "report.html", "result.json", "start", "tensorboard"),
     }
     assert list((run / "tensorboard").rglob("events.out.tfevents.*"))

@@ -1,0 +1,66 @@
+"""Where labels and source data lie, by path alone: what a run of `adapt` is closed to. Nothing here opens a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
+from sfda_engine.data.datasets import LAYOUTS
+from sfda_engine.data.folder import list_images
+from sfda_engine.data.layout import frames_of
+
+
+def label_folders(section: TargetConfig | EvaluateConfig | SourceConfig) -> list[Path]:
+    """Every folder in which labels of these frames may lie, whether it exists or not; none for scenes."""
+    if section.root is None or section.dataset == "scenes":
+        return []
+    root = Path(section.root).expanduser()
+    if section.dataset in LAYOUTS:
+        rules = LAYOUTS[section.dataset].rules
+        frames = {Path(rule.frames) for rule in rules}
+        return sorted({root / _without_frames(Path(rule.labels), frames) for rule in rules})
+    return [root / (section.split or "") / "labels"]
+
+
+def source_folders(source: SourceConfig | None) -> list[Path]:
+    """The folders of source frames and of their labels, for training and for validation; none for scenes."""
+    if source is None or source.root is None or source.dataset == "scenes":
+        return []
+    root = Path(source.root).expanduser()
+    if source.dataset in LAYOUTS:
+        frames = {root / rule.frames for rule in LAYOUTS[source.dataset].rules}
+        return sorted(frames | set(label_folders(source)))
+    trained = root / (source.split or "")
+    validated = Path(source.val_root or source.root).expanduser() / (source.val_split or "")
+    both = (trained, validated) if source.val_root or source.val_split else (trained,)
+    return sorted({place for folder in both for place in (_image_folder(folder), folder / "labels")})
+
+
+def scored_files(section: EvaluateConfig) -> set[Path]:
+    """The frames that `evaluate` scores and every file that may be a label of theirs; lists folders, opens no file.
+
+    Raises UserError where there is no frame.
+    """
+    if section.root is None or section.dataset == "scenes":
+        return set()
+    root = Path(section.root).expanduser()
+    if section.dataset in LAYOUTS:
+        layout = LAYOUTS[section.dataset]
+        frames = frames_of(layout, root, section.split, labelled=True)
+        found = (rule.label_of(root, frame) for frame in frames for rule in layout.rules)
+        return {*frames, *(label for label in found if label is not None)}
+    folder = root / (section.split or "")
+    return {*list_images(folder), folder / "labels", *(folder / "labels").rglob("*")}
+
+
+def _without_frames(labels: Path, frames: set[Path]) -> Path:
+    """The widest folder around a label folder that holds no frames: GT of GT/LABELS, where colored labels lie too."""
+    around = [
+        parent for parent in labels.parents if parent != Path() and not any(parent in one.parents for one in frames)
+    ]
+    return around[-1] if around else labels
+
+
+def _image_folder(folder: Path) -> Path:
+    nested = folder / "images"
+    return nested if nested.is_dir() else folder
