@@ -13,6 +13,7 @@ The way of the data, in reading order; imports point upwards only:
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
+    guard_signals, guard   the student watched without labels, and rolled back where it collapses
     metrics, progress, interrupts, trainer   the loop under Accelerate
     input_convention, intake_findings, intake, intake_table   what source model and frames tell before a run
     build, evaluate        from configuration to networks; the only reader of target labels

@@ -286,6 +286,7 @@ def finish(
             device=str(accelerator.device),
             warnings=[*warnings, *heed(intake, refuse=False)],
             intake=intake_json(intake),
+            guard=None if trainer.guard is None else trainer.guard.summary(),
         )
     )
     synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None

@@ -28,6 +28,7 @@ class Result:
     device: str
     warnings: list[str]
     intake: dict[str, Any]
+    guard: dict[str, Any] | None
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "versions": versions(),
         "warnings": result.warnings,
         "intake": result.intake,
+        "guard": result.guard,
     }
     if result.scores:
         content |= score_tables(result.scores)

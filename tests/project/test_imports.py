@@ -42,6 +42,8 @@ ORDER = [
     {"self_training"},
     {"sealed"},
     {"metrics", "progress", "checkpoint", "unchanged", "start", "interrupts"},
+    {"guard_signals"},
+    {"guard"},
     {"trainer"},
     {"build"},
     {"input_convention"},
