@@ -1,7 +1,7 @@
 """Source-free domain adaptation of semantic segmentation (Liu, Zhang, Wang, CVPR 2021).
 
 The way of the data, in reading order; imports point upwards only:
-    errors, files          the ways to fail, whole-or-nothing writing
+    errors, files, memory  the ways to fail, whole-or-nothing writing, memory taken
     distributed            several processes as one
     config*, presets       what a run can be told, `config_loader` reads it
     data                   frames in: classes, scenes, folders, published data sets, loaders
@@ -18,6 +18,7 @@ The way of the data, in reading order; imports point upwards only:
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
+    guard_signals, guard   the student watched without labels, and rolled back where it collapses
     position, snapshots, metrics, progress, interrupts, trainer   the loop under Accelerate
     selection              which weights a run ships, judged without a label
     intake_findings, intake, intake_table   what source model and frames tell before a run

@@ -233,6 +233,9 @@ class MethodConfig:
     without self-training."""
     synthetic_bn: Literal["batch", "running"] = "batch"
     """BN of the student on synthetic images: their batch statistics (not written), or the running ones."""
+    guard: bool = True
+    """Watch the student on a few target frames at every log step; where it collapses or a term becomes NaN, go back to
+    the last good weights with half the learning rates; the third time ends the run there. false = NaN is an error."""
     discriminator_input: Literal["probabilities", "logits"] = "probabilities"
     """What the discriminator sees of a patch: softmax probabilities, or logits as printed in Eq. 15."""
 

@@ -10,8 +10,9 @@ from rich.table import Table
 from torch import nn
 
 from sfda_engine.config import Config
+from sfda_engine.memory import peak_memory_mb
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.trainer import Trainer, peak_memory_mb
+from sfda_engine.trainer import Trainer
 
 
 def print_plan(config: Config, trainer: Trainer, info: WeightsInfo) -> None:

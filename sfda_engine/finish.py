@@ -21,13 +21,14 @@ from sfda_engine.firewall import Firewall
 from sfda_engine.intake import Intake, heed
 from sfda_engine.intake_table import intake_json
 from sfda_engine.manifest import write_manifest
+from sfda_engine.memory import peak_memory_mb
 from sfda_engine.models.weights import WeightsInfo, load_state, read_weights
 from sfda_engine.presets import literal_warnings
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
 from sfda_engine.steps import uses_transfer
-from sfda_engine.trainer import Trainer, peak_memory_mb
+from sfda_engine.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ def finish(
             source_share=trainer.start.source_share,
             warnings=[*warnings, *heed(intake, refuse=False)],
             intake=intake_json(intake),
+            guard=None if trainer.guard is None else trainer.guard.summary(),
         )
     )
     synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None

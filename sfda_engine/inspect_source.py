@@ -21,10 +21,10 @@ from sfda_engine.dry_run import seconds_per_step
 from sfda_engine.entry import run_entry
 from sfda_engine.intake import FRAMES, examination_device, examine, exposure_of
 from sfda_engine.intake_table import intake_json, print_intake
+from sfda_engine.memory import peak_memory_mb
 from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.position import total_steps, warmup_steps
-from sfda_engine.trainer import peak_memory_mb
 
 DESCRIPTION = f"""sfda inspect WEIGHTS --frames DIR [--json] tells, before adapting, from a source model and {FRAMES}
 frames whether they fit: input convention, BatchNorm statistics, sizes, damaged frames, distance from the source, time

@@ -27,13 +27,18 @@ class Metrics:
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def flush(self, phase: str, step: int) -> dict[str, float]:
-        """Means since the last flush, as floats. Raises TrainingError that names the terms that are not finite."""
+    def means(self) -> dict[str, float]:
+        """Means since the last call, as floats, finite or not."""
         if not self._sums:
             return {}
         values = torch.stack([value.float() for value in self._sums.values()]).tolist()
         means = {name: value / self._counts[name] for name, value in zip(self._sums, values, strict=True)}
         self._sums, self._counts = {}, {}
+        return means
+
+    def flush(self, phase: str, step: int) -> dict[str, float]:
+        """`means`. Raises TrainingError that names the terms that are not finite."""
+        means = self.means()
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
             raise TrainingError(

@@ -29,6 +29,7 @@ class Result:
     source_share: float
     warnings: list[str]
     intake: dict[str, Any]
+    guard: dict[str, Any] | None
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "versions": versions(),
         "warnings": result.warnings,
         "intake": result.intake,
+        "guard": result.guard,
     }
     if result.scores:
         content |= score_tables(result.scores)

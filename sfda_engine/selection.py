@@ -88,7 +88,8 @@ def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgeme
         "source": score(source, as_source, frames, size, references),
         "bn_warm_start": score(warm_start, preprocess, frames, size, references),
     }
-    for step, state in trainer.snapshots.taken.items():
+    last = {trainer.position.adaptation: trainer.accelerator.unwrap_model(trainer.networks.student).state_dict()}
+    for step, state in (trainer.snapshots.taken | last).items():
         network = copy.deepcopy(warm_start)
         network.load_state_dict(state)
         trainer.finish_statistics(network)

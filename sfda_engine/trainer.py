@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import resource
-import sys
+import logging
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +22,8 @@ from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import any_process, copy_from_main, gather, own_share
 from sfda_engine.errors import TrainingError
+from sfda_engine.guard import Guard
+from sfda_engine.guard_signals import Probe, probe_frames
 from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum, share_statistics
@@ -41,6 +43,8 @@ from sfda_engine.steps import (
 )
 from sfda_engine.update import make_update
 from sfda_engine.warm_start import estimate_on_target
+
+log = logging.getLogger(__name__)
 
 LATENT = 256
 
@@ -76,6 +80,7 @@ class Trainer:
         accelerator.register_for_checkpointing(self.position, self.schedule, self.snapshots)
         self.metrics = Metrics(run_folder / "metrics.jsonl" if run_folder and accelerator.is_main_process else None)
         self.interrupts = Interrupts()
+        self.guard: Guard | None = None
 
     def _prepare(self, networks: Networks) -> tuple[Networks, Updates, PolynomialLR]:
         method, accelerator = self.config.method, self.accelerator
@@ -114,14 +119,20 @@ class Trainer:
         return Networks(source, student, generator, discriminator), updates, schedule
 
     def run(self) -> None:
-        """Warm-up and adaptation from wherever the newest checkpoint left off. Raises TrainingError on NaN."""
+        """Warm-up and adaptation from wherever the newest checkpoint left off, to the last step or the third strike.
+
+        Raises TrainingError on NaN where `method.guard` is off.
+        """
+        if self.config.method.guard:
+            self.guard = self._make_guard()
+            self.accelerator.register_for_checkpointing(self.guard)
         if self.config.run.resume and self.run_folder is not None:
             load_newest(self.accelerator, self.run_folder)
             self.metrics.rewind(self.position.total)
         with RunProgress(enabled=self.accelerator.is_main_process) as progress, self.interrupts:
-            if self.position.warmup < self.warmup_steps:
+            if self.position.warmup < self.warmup_steps and not self._struck_out():
                 self._phase(progress, "generator warm-up", "warmup", self.warmup_steps, self.warm_up_on)
-            if not self._asked_to_stop():
+            if not self._asked_to_stop() and not self._struck_out():
                 self._phase(progress, "adaptation", "adaptation", self.steps, self.adapt_on)
         if self._asked_to_stop():
             raise stopped(self.run_folder)
@@ -142,6 +153,18 @@ class Trainer:
                 passes=passes,
                 share=self.start.source_share,
             )
+
+    def _make_guard(self) -> Guard:
+        """The guard of a run that begins, or that is yet to be loaded: the student is as it starts."""
+        student, target = self.networks.student, self.config.target
+        if self.config.method.student_init == "fresh":
+            return Guard(self.networks, self.updates, None)
+        frames = probe_frames(self.target, target.size)
+        share = target.batch_size // self.accelerator.num_processes
+        return Guard(self.networks, self.updates, Probe(student, frames, self.preprocess, share))
+
+    def _struck_out(self) -> bool:
+        return self.guard is not None and self.guard.ended
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was, so that all stop after the same step; a signal reaches each at its own time."""
@@ -170,10 +193,10 @@ class Trainer:
                 elapsed = time.perf_counter() - since
                 self._log(progress, title, counter, index + 1, total, seen / elapsed)
                 self.position.seconds += elapsed
-                if save:
+                if save or self._struck_out():
                     self.save()
                 seen, since = 0, time.perf_counter()
-            if stop:
+            if stop or self._struck_out():
                 break
 
     def batches(self, counter: str, start: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
@@ -243,12 +266,21 @@ class Trainer:
         return gather(self.networks.generator(self._latent(2, 0, 0)))[:count]
 
     def _log(self, progress: RunProgress, title: str, counter: str, step: int, total: int, rate: float) -> None:
-        means = self.metrics.flush(title, step)
+        means = self.metrics.flush(title, step) if self.guard is None else self._guarded(counter, self.guard)
         means |= {"lr": float(self.schedule.get_last_lr()[0]), "images_per_second": rate}
         phase = "generator_warmup" if counter == "warmup" else "adaptation"
         self.metrics.write({"phase": phase, "step": step, "total_step": self.position.total} | means)
         self.accelerator.log({f"{phase}/{name}": value for name, value in means.items()}, step=self.position.total)
         progress.status(title, step, total, means)
+
+    def _guarded(self, counter: str, guard: Guard) -> dict[str, float]:
+        """Means of the terms since the last log step, as far as they are finite, and the guard's signals."""
+        terms = self.metrics.means()
+        look = guard.look(self.position.total, adapting=counter == "adaptation", terms=terms)
+        if look.event is not None:
+            log.warning("step %(total_step)d, strike %(strike)d: %(seen)s; %(done)s", look.event)
+            self.metrics.write({"phase": "guard", **look.event})
+        return {name: value for name, value in terms.items() if math.isfinite(value)} | look.signals
 
     def save(self) -> None:
         """Write a checkpoint, unless the weights broke between two log steps. Raises TrainingError where they did."""
@@ -266,11 +298,3 @@ class Trainer:
 
     def _trained(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.networks.student, self.networks.generator, self.networks.discriminator
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory: of the allocator on a GPU, resident size of the process on a CPU; MiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -32,10 +32,10 @@ from sfda_engine.config_loader import save_config
 from sfda_engine.data.datasets import open_evaluate, open_source
 from sfda_engine.evaluate import as_json, evaluate_images
 from sfda_engine.files import whole_file, write_json
+from sfda_engine.memory import peak_memory_mb
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.steps import uses_transfer
 from sfda_engine.train_source import train_source
-from sfda_engine.trainer import peak_memory_mb
 
 SCORE = "score.json"
 SAMPLES = 4

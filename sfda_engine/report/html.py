@@ -63,6 +63,7 @@ def render(run: Run) -> str:
         cells=[(cell, CELL_TITLES[cell]) for cell in CELLS if any(cell in frame.cells for frame in run.frames)],
         panels=loss_panels(run.metrics),
         warnings=result.get("warnings") or [],
+        strikes=summary.strikes(result),
         provenance=summary.provenance(result),
         firewall=trust.firewall_sentence(run.manifest),
         trust=trust.trust_rows(run.manifest, run.manifest_sha256),

@@ -227,6 +227,12 @@ def facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def strikes(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The guard's strikes: step, what was seen, what was done; empty where there was none."""
+    events = section(result, "guard").get("events") or []
+    return [(fixed(event.get("total_step"), 0), str(event.get("seen")), str(event.get("done"))) for event in events]
+
+
 def provenance(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What it takes to get the same result again."""
     keys = ["config", "arch", "preset", "exposure", "device", "seed", "verdict", "verdict_basis"]

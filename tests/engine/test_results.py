@@ -42,6 +42,7 @@ def result(scores: dict[str, Evaluation]) -> Result:
         device="cpu",
         warnings=["method.lr: high"],
         intake={"fits": True},
+        guard={"strikes": 0, "ended_early": False, "events": []},
     )
 
 
@@ -58,6 +59,7 @@ def test_every_promised_key_without_labels() -> None:
     assert (content["source_sha256"], content["exposure"]) == ("ab" * 32, "gamma")
     assert content["warnings"] == ["method.lr: high"]
     assert content["intake"] == {"fits": True}
+    assert content["guard"] == {"strikes": 0, "ended_early": False, "events": []}
     assert (
         content["versions"] | {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]}
         == (content["versions"])

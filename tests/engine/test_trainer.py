@@ -198,7 +198,7 @@ def test_learning_rate_follows_the_polynomial(trainer: Callable[..., Trainer]) -
 
 
 def test_literal_ends_or_names_what_broke(trainer: Callable[..., Trainer]) -> None:
-    run = trainer("--method.preset", "literal", "--run.steps", "12")
+    run = trainer("--method.preset", "literal", "--run.steps", "12", "--method.guard", "false")
     failure = None
     try:
         run.run()
@@ -212,7 +212,7 @@ def test_literal_ends_or_names_what_broke(trainer: Callable[..., Trainer]) -> No
 
 
 @pytest.mark.parametrize("term", ["mae_loss", "bns_loss", "adversarial_loss"])
-def test_nan_stops_names_its_term_and_keeps_the_last_good_checkpoint(
+def test_nan_without_guard_stops_names_its_term_and_keeps_the_last_good_checkpoint(
     term: str,
     tiny_yaml: Path,
     tmp_path: Path,
@@ -230,7 +230,7 @@ def test_nan_stops_names_its_term_and_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(steps, term, breaks)
     run = tmp_path / "run"
-    argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--run.steps", "20"]
+    argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--run.steps", "20", "--method.guard", "false"]
     assert exit_code(main, argv) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("training failed: ")

@@ -29,7 +29,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 # The reading order of sfda_engine/__init__.py, one row a rank. A module imports from earlier rows or its own.
 ORDER = [
     {"errors"},
-    {"files"},
+    {"files", "memory"},
     {"distributed"},
     {"config"},
     {"config_schema", "presets", "config_checks"},
@@ -47,6 +47,8 @@ ORDER = [
     {"self_training"},
     {"sealed"},
     {"metrics", "progress", "checkpoint", "unchanged", "start", "interrupts", "position", "snapshots", "provenance"},
+    {"guard_signals"},
+    {"guard"},
     {"trainer"},
     {"selection"},
     {"build"},

@@ -1,0 +1,158 @@
+"""What can be told of a student without labels: its outputs on a few fixed target frames beside those it began with.
+
+The frames are seen as evaluation and the vehicle see them: no augmentation, running BatchNorm statistics. Every process
+looks at its share of them; the sums are shared, so that all come to the same figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.readers import Images
+from sfda_engine.distributed import process_index, processes, total
+from sfda_engine.models.batch_norm import batch_norm_layers
+
+FRAMES = 16
+FLOOR = 1e-3
+"""Added to shares (0 to 1) and entropies (nats) before they are divided: less than that is nothing."""
+LEFT = 0.64
+"""A student has collapsed where less than this is `left`. Chosen on the procedural domains, where collapsing runs have
+at most 0.58 by the time that they lose a point of mIoU, and shipped ones never less than 0.71."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """A student beside its start, on the probe frames; entropies in nats, the others 0 to 1 unless they say."""
+
+    class_entropy: float
+    """Entropy of the histogram of predicted classes."""
+    rarest_kept: float
+    """Share of the pixels that the most diminished class has, over its share at the start; may exceed 1."""
+    entropy: float
+    """Mean entropy of the predictions."""
+    entropy_kept: float
+    """The same over that at the start; may exceed 1."""
+    confidence: float
+    """Mean of the largest probability."""
+    agreement: float
+    """Share of the pixels that are labelled as at the start."""
+    bn_drift: float
+    """Distance of the running BatchNorm statistics from those at the start: mean over layers and channels of the
+    squared, normalized difference of the means plus the squared log-ratio of the deviations; from 0."""
+
+    @property
+    def left(self) -> float:
+        """What is left of the start's spread: 1 at the start, towards 0 where classes vanish and confidence climbs.
+
+        A product, since either alone tells little: self-training that helps makes a student surer and redistributes
+        rare classes, and only sharpening that feeds on itself does both at once.
+        """
+        return self.rarest_kept * self.entropy_kept
+
+    @property
+    def finite(self) -> bool:
+        return all(map(math.isfinite, vars(self).values()))
+
+    @property
+    def collapsed(self) -> bool:
+        return self.left < LEFT
+
+
+def signals_of(
+    histogram: Tensor, start: Tensor, means: tuple[float, float, float], entropy: float, drift: float
+) -> Signals:
+    """Signals from shares of predicted classes (K,) float64, now and at the start.
+
+    means: entropy, confidence and agreement, averaged over the pixels; entropy: the start's.
+    """
+    return Signals(
+        class_entropy=torch.special.entr(histogram).sum().item(),
+        rarest_kept=((histogram + FLOOR) / (start + FLOOR)).min().item(),
+        entropy=means[0],
+        entropy_kept=(means[0] + FLOOR) / (entropy + FLOOR),
+        confidence=means[1],
+        agreement=means[2],
+        bn_drift=drift,
+    )
+
+
+def statistics_drift(now: list[tuple[Tensor, Tensor]], start: list[tuple[Tensor, Tensor]]) -> float:
+    """`Signals.bn_drift` of running means and variances (C,), a pair a layer."""
+    distances = []
+    for (mean, variance), (mean_0, variance_0) in zip(now, start, strict=True):
+        spread = variance_0 + 1e-5
+        means = (mean - mean_0).square() / spread
+        deviations = (0.5 * ((variance + 1e-5) / spread).log()).square()
+        distances.append((means + deviations).mean())
+    return torch.stack(distances).mean().item()
+
+
+def probe_frames(target: Images, size: tuple[int, int]) -> list[Image]:
+    """This process's share, never empty, of the evenly spaced frames, at `size` (width, height)."""
+    count = max(min(FRAMES, len(target)), processes())
+    own = range(process_index(), count, processes())
+    return [resize(target.image(index * len(target) // count), size) for index in own]
+
+
+class Probe:
+    """Looks at a student on fixed frames, `batch_size` at a time, and compares it with the one it was made with."""
+
+    def __init__(
+        self, student: nn.Module, frames: list[Image], preprocess: Callable[[Tensor], Tensor], batch_size: int
+    ) -> None:
+        self.frames, self.preprocess, self.batch_size = frames, preprocess, batch_size
+        self.start_labels: list[Tensor] = []
+        self.start_statistics = running_statistics(student)
+        self.start = self.shares(student)
+
+    def __call__(self, student: nn.Module) -> Signals:
+        """The signals of a student in eval mode; every process must call this at the same time."""
+        classes = len(self.start) - 3
+        now, start = self.shares(student), self.start
+        entropy, confidence, agreement = now[classes:].tolist()
+        return signals_of(
+            now[:classes],
+            start[:classes],
+            (entropy, confidence, agreement),
+            start[classes].item(),
+            statistics_drift(running_statistics(student), self.start_statistics),
+        )
+
+    @torch.no_grad()
+    def shares(self, student: nn.Module) -> Tensor:
+        """(K + 3,) float64 over the pixels of all frames: the share of each predicted class, mean entropy, mean
+        confidence and the share that is labelled as at the start. The first call sets the start's labels."""
+        device = next(student.parameters()).device
+        first = not self.start_labels
+        sums, pixels = torch.zeros(()), 0
+        for index in range(0, len(self.frames), self.batch_size):
+            images = torch.stack([to_float_tensor(frame) for frame in self.frames[index : index + self.batch_size]])
+            images = self.preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
+            logs = student(images).logits.float().log_softmax(1)  # (B, K, h, w)
+            confidence, labels = logs.max(1)
+            if first:
+                self.start_labels.append(labels.to(torch.uint8))
+            same = labels == self.start_labels[index // self.batch_size]
+            entropy = -(logs.exp() * logs).sum(1)
+            means = torch.stack([entropy.sum(), confidence.exp().sum(), same.sum()])
+            sums = sums + torch.cat([labels.flatten().bincount(minlength=logs.shape[1]), means]).double().cpu()
+            pixels += labels.numel()
+        summed = total(torch.cat([sums, sums.new_tensor([pixels])]))
+        return summed[:-1] / summed[-1]
+
+
+def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Copies of the running means and variances (C,) of every BatchNorm layer that has them."""
+    pairs = []
+    for layer in batch_norm_layers(model).values():
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        pairs.append((layer.running_mean.clone(), layer.running_var.clone()))
+    return pairs
