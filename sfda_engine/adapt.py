@@ -35,7 +35,7 @@ from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import check_subset, scoring_failed
-from sfda_engine.finish import evaluate_all, export_bundle, finish, is_finished
+from sfda_engine.finish import evaluate_all, export_bundle, finish, is_finished, ship
 from sfda_engine.firewall import Firewall, firewall
 from sfda_engine.intake import examination_device, examine, exposure_of, heed
 from sfda_engine.intake_table import print_intake
@@ -116,19 +116,14 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
     accelerator.init_trackers("tensorboard")
     trainer = make_trainer(config, accelerator, source, info, target, folder)
     trainer.run()
-    student = accelerator.unwrap_model(trainer.networks.student)
-    trainer.finish_statistics(student)
-    if accelerator.is_main_process:
-        # until a run is judged without labels (guard, selection), the last weights are the adapted ones
-        for name in ("last", "adapted"):
-            save_weights(folder / f"{name}.safetensors", student, adapted_info)
+    shipped = ship(trainer, folder, info, adapted_info)
     wait_for_all()
     try:
         wall.lift(trainer.position.adaptation)
-        scores = evaluate_all(config, accelerator, folder, source, info, student, adapted_info)
+        scores = evaluate_all(config, accelerator, folder, source, info, shipped, adapted_info)
     except UserError as error:
         raise scoring_failed(error, folder) from error
-    result = finish(config, trainer, folder, info, adapted_info, scores, student, intake, wall)
+    result = finish(config, trainer, folder, info, scores, shipped, intake, wall)
     end_trackers(accelerator)
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)

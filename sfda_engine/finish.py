@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from sfda_engine.intake import Intake, heed
 from sfda_engine.intake_table import intake_json
 from sfda_engine.manifest import write_manifest
 from sfda_engine.memory import peak_memory_mb
-from sfda_engine.models.weights import WeightsInfo, load_state, read_weights
+from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, save_weights
 from sfda_engine.presets import literal_warnings
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
+from sfda_engine.selection import Judgement, judge
 from sfda_engine.steps import uses_transfer
 from sfda_engine.trainer import Trainer
 
@@ -39,23 +42,54 @@ def is_finished(config: Config, folder: Path) -> bool:
     return all((folder / name).exists() for name in last)
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """What `adapted.safetensors` holds; `judgement` None where nothing was judged."""
+
+    network: nn.Module
+    info: WeightsInfo
+    judgement: Judgement | None
+
+
+def ship(trainer: Trainer, folder: Path, info: WeightsInfo, adapted_info: WeightsInfo) -> Shipped:
+    """Judge the run without labels; write `last.safetensors` and `adapted.safetensors`. All processes judge.
+
+    A student that started fresh is not judged: it is an experiment on what Eq. 12 transfers, and has no BN warm start
+    that it would have to beat.
+    """
+    student = trainer.accelerator.unwrap_model(trainer.networks.student)
+    judgement, network, shipped_info = None, student, adapted_info
+    if trainer.config.method.student_init != "fresh":
+        warm_start = copy.deepcopy(student)
+        load_state(warm_start, read_weights(folder / "bn_warm_start.safetensors")[0], "bn_warm_start")
+        judgement = judge(trainer, warm_start, info)
+        network = copy.deepcopy(student)
+        network.load_state_dict(judgement.weights)
+        shipped_info = dataclasses.replace(adapted_info, exposure=judgement.exposure)
+    trainer.finish_statistics(student)
+    if trainer.accelerator.is_main_process:
+        save_weights(folder / "last.safetensors", student, adapted_info)
+        save_weights(folder / "adapted.safetensors", network, shipped_info)
+    return Shipped(network, shipped_info, judgement)
+
+
 def evaluate_all(
     config: Config,
     accelerator: Accelerator,
     folder: Path,
     source: nn.Module,
     info: WeightsInfo,
-    student: nn.Module,
+    shipped: Shipped,
     adapted_info: WeightsInfo,
 ) -> dict[str, Evaluation]:
     """Scores of source, BN warm start, adapted and last, where labels are given; opened here for the first time."""
     if config.evaluate is None:
         return {}
     models = {"source": (source, info)}
-    for name in ("bn_warm_start", "adapted", "last"):
-        shipped = copy.deepcopy(student)
-        load_state(shipped, read_weights(folder / f"{name}.safetensors")[0], name)
-        models[name] = (shipped, adapted_info)
+    for name, described in (("bn_warm_start", adapted_info), ("adapted", shipped.info), ("last", adapted_info)):
+        network = copy.deepcopy(shipped.network)
+        load_state(network, read_weights(folder / f"{name}.safetensors")[0], name)
+        models[name] = (network, described)
     size = config.target.size
     images = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
     subset, as_deployed = config.evaluate.subset, config.evaluate.as_deployed
@@ -70,9 +104,8 @@ def finish(
     trainer: Trainer,
     folder: Path,
     info: WeightsInfo,
-    adapted_info: WeightsInfo,
     scores: dict[str, Evaluation],
-    student: nn.Module,
+    shipped: Shipped,
     intake: Intake,
     wall: Firewall,
 ) -> dict[str, Any]:
@@ -88,7 +121,8 @@ def finish(
     result = as_json(
         Result(
             config=config,
-            info=adapted_info,
+            info=shipped.info,
+            judgement=shipped.judgement,
             scores=scores,
             steps=trainer.position.adaptation,
             seconds=seconds,
@@ -104,7 +138,7 @@ def finish(
     synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None
     if accelerator.is_main_process:
         source = trainer.networks.source
-        save_panels(folder, config, trainer.target, source, info, student, adapted_info)
+        save_panels(folder, config, trainer.target, source, info, shipped.network, shipped.info)
         if synthetic is not None:
             save_synthetic_panels(folder, synthetic, source, info)
         write_json(folder / "result.json", result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from sfda_engine.config import Config
 from sfda_engine.evaluate import Evaluation
 from sfda_engine.expectation import expectation
 from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.selection import Judgement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class Result:
 
     config: Config
     info: WeightsInfo
+    judgement: Judgement | None
     scores: dict[str, Evaluation]
     steps: int
     seconds: float
@@ -36,8 +39,7 @@ def as_json(result: Result) -> dict[str, Any]:
     """The dictionary that result.json holds; scores only where labels were given."""
     info, config = result.info, result.config
     content: dict[str, Any] = {
-        "verdict": "adapted",
-        "verdict_basis": "not judged",
+        **verdict(result.judgement),
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
         "images_per_second": round(result.images_per_second, 3),
@@ -62,6 +64,21 @@ def as_json(result: Result) -> dict[str, Any]:
         if config.evaluate is not None:
             content |= expectation(config.evaluate, content["miou"]["source"])
     return content
+
+
+def verdict(judgement: Judgement | None) -> dict[str, Any]:
+    """verdict, verdict_basis and, where the run was judged, `selection`: step and label-free scores by model."""
+    if judgement is None:
+        return {"verdict": "adapted", "verdict_basis": "not judged"}
+    scores = {
+        name: {key: round(value, 6) if math.isfinite(value) else None for key, value in own.items()}
+        for name, own in judgement.scores.items()
+    }
+    return {
+        "verdict": judgement.verdict,
+        "verdict_basis": judgement.basis,
+        "selection": {"step": judgement.step, "scores": scores},
+    }
 
 
 def score_tables(scores: dict[str, Evaluation]) -> dict[str, Any]:

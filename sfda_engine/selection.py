@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sfda_engine.distributed import decided_by_main
 from sfda_engine.label_free import refer, sample_frames, score
-from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.preprocess import Exposure, Preprocess
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.trainer import Trainer
 
@@ -38,7 +38,7 @@ class Judgement:
     scores: Mapping[str, Scores]
     """By model: source, bn_warm_start, and each snapshot by its step."""
     weights: dict[str, Tensor]
-    exposure: str
+    exposure: Exposure
     """Exposure correction that the weights are shipped with: the source's own where it is kept."""
 
 

@@ -21,8 +21,8 @@ def firewall_sentence(manifest: Mapping[str, Any]) -> str:
     labels, source = ([one["folder"] for one in closed if one["what"] == what] for what in ("labels", "source data"))
     told_of = f"While the model was adapted, no file was opened in {_listed(labels)}." if labels else ""
     if ended.get("labels_scored"):
-        scored, step = ended["labels_scored"], ended["step"]
-        told_of += f" {scored} label files were opened by the main process for the scores, after step {step}."
+        count, step = ended["labels_scored"], ended["step"]
+        told_of += f" {count} label files were opened by the main process for the scores, after step {step}."
     if source:
         told_of += f" No file of the source data ({_listed(source)}) was opened at any time."
     return told_of.strip()

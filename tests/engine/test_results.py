@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 
 import pytest
@@ -12,6 +13,7 @@ from sfda_engine.config import Config, MethodConfig, RunConfig
 from sfda_engine.evaluate import Evaluation, Scores
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.results import Result, as_json
+from sfda_engine.selection import Judgement
 
 MODELS = ("source", "bn_warm_start", "adapted", "last")
 INFO = WeightsInfo(
@@ -30,16 +32,18 @@ def evaluation(miou: float, *, deployed: bool = False) -> Evaluation:
     return Evaluation(own, small, 11, own if deployed else None)
 
 
-def result(scores: dict[str, Evaluation]) -> Result:
+def result(scores: dict[str, Evaluation], judgement: Judgement | None = None) -> Result:
     return Result(
         config=Config(run=RunConfig(seed=3), method=MethodConfig(preset="literal"), name="demo"),
         info=INFO,
+        judgement=judgement,
         scores=scores,
         steps=600,
         seconds=12.34567,
         images_per_second=387.65432,
         peak_memory_mb=1234.56,
         device="cpu",
+        source_share=0.2,
         warnings=["method.lr: high"],
         intake={"fits": True},
         guard={"strikes": 0, "ended_early": False, "events": []},
@@ -86,3 +90,13 @@ def test_scores_as_deployed_by_model_where_they_were_asked_for() -> None:
 def test_it_is_strict_json_that_reads_back() -> None:
     content = as_json(result({name: evaluation(41.7) for name in MODELS}))
     assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_a_judgement_is_told_with_the_scores_it_rests_on() -> None:
+    scores = {"source": {"entropy": 0.5}, "bn_warm_start": {"entropy": 0.25}, "30": {"entropy": math.nan}}
+    judgement = Judgement("keep_bn_warm_start", "in words", None, scores, {}, "gamma")
+    content = as_json(result({}, judgement))
+    assert (content["verdict"], content["verdict_basis"]) == ("keep_bn_warm_start", "in words")
+    assert content["selection"]["step"] is None
+    assert content["selection"]["scores"] == scores | {"30": {"entropy": None}}
+    json.dumps(content, allow_nan=False)
