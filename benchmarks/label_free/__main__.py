@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.label_free.measure import domain_config, measure
 from benchmarks.label_free.rows import append_rows, read_rows
 from benchmarks.label_free.runs import RUNS
+from benchmarks.label_free.tables import write_evidence
 from benchmarks.peers.domains import settings
 from sfda_engine.data.scenes import DOMAINS
 from sfda_engine.entry import run_entry
@@ -22,6 +23,16 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, make the missing runs, write what they say."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     table = arguments.output / "label_free.csv"
+    if not arguments.report:
+        make_runs(arguments, table)
+    if rows := read_rows(table):
+        write_evidence(table, rows)
+        print(f"{len(rows)} scored models: {table.with_suffix('.md')}")
+    return 0
+
+
+def make_runs(arguments: argparse.Namespace, table: Path) -> None:
+    """Every run that the table lacks, domain by domain; each leaves its rows when it is done."""
     done = {row.key for row in read_rows(table)}
     for seed in arguments.seed:
         for domain in arguments.domain:
@@ -35,7 +46,6 @@ def main(argv: list[str] | None = None) -> int:
                 append_rows(table, rows)
                 mious = " ".join(f"{row.miou:.1f}" for row in rows)
                 print(f"{name:22} {domain:14} seed {seed}: {mious}, {time.process_time() - since:.0f} s", flush=True)
-    return 0
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -51,6 +61,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--camvid-source", type=Path, help="source model of the camvid domains")
     parser.add_argument("--camvid-root", type=Path, help="folder that holds FOLDER/images and FOLDER/labels")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of label_free.csv")
+    parser.add_argument("--report", action="store_true", help="make no run: tables and plots from the CSV")
     arguments = parser.parse_args(argv)
     arguments.run, arguments.domain = arguments.run or list(RUNS), arguments.domain or scenes
     arguments.seed = arguments.seed or [0]
