@@ -91,7 +91,7 @@ def check_origin(origin: dict[str, Any], run_folder: Path) -> None:
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name in origin if begun[name] != origin[name]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); delete it to go on without comparing inputs") from error
     if "processes" in changed:
         changed.remove("processes")

@@ -111,7 +111,7 @@ def parse_info(path: Path, text: str) -> WeightsInfo:
             "size": tuple(fields["size"]) if fields["size"] else None,
         }
         return WeightsInfo(**(fields | tuples | {"normalization": norm}))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"weights {path}: its description cannot be read ({error!r}); another version wrote it, "
             "read it with that version or write it again"
