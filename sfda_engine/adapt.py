@@ -41,6 +41,7 @@ from sfda_engine.expectation import deviation_warnings
 from sfda_engine.files import write_json
 from sfda_engine.intake import Intake, examination_device, examine, exposure_of, heed
 from sfda_engine.intake_table import intake_json, print_intake
+from sfda_engine.lock import released_after
 from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.batch_norm import reestimate_statistics, require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
@@ -68,6 +69,7 @@ class Adaptation:
     result: dict[str, Any]
 
 
+@released_after
 def adapt(config: Config) -> Adaptation | None:
     """Run the whole SFDA loop and leave a run folder; None after a dry run.
 

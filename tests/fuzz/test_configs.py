@@ -60,7 +60,7 @@ def overrides(dice: random.Random) -> list[str]:
     return tokens
 
 
-@amounts(150, 3000)
+@amounts(60, 3000)
 def test_yaml(count: int, tmp_path: Path) -> None:
     path = tmp_path / "hostile.yaml"
 
@@ -74,7 +74,7 @@ def test_yaml(count: int, tmp_path: Path) -> None:
     assert outcomes["taken"] and outcomes["UserError"]
 
 
-@amounts(150, 2500)
+@amounts(60, 2500)
 def test_command_line(count: int) -> None:
     def case(dice: random.Random) -> None:
         with suppress(SystemExit):  # --help

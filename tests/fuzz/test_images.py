@@ -80,7 +80,7 @@ def image_bytes(dice: random.Random) -> bytes:
     )
 
 
-@amounts(150, 3000)
+@amounts(60, 3000)
 def test_frames(count: int, tmp_path: Path) -> None:
     """Engine and vehicle decode the same files to the same pixels, and refuse the same ones."""
     good = tmp_path / "good.png"
@@ -103,7 +103,7 @@ def test_frames(count: int, tmp_path: Path) -> None:
     assert outcomes["taken"] and outcomes["InputError"]
 
 
-@amounts(150, 2000)
+@amounts(60, 2000)
 def test_labels(count: int, tmp_path: Path) -> None:
     """Every label format: ids, colors, 16 bits."""
     frame, label = tmp_path / "frame.png", tmp_path / "label.png"

@@ -61,9 +61,7 @@ def _one_of_each(faults: list[str]) -> list[str]:
     return list({fault.partition("\n")[2] or fault: fault for fault in reversed(faults)}.values())[::-1][:20]
 
 
-def _listen(
-    name: str, process: Any, reader: Connection, first: int, outcomes: Counter[str], faults: list[str]
-) -> int:
+def _listen(name: str, process: Any, reader: Connection, first: int, outcomes: Counter[str], faults: list[str]) -> int:
     """Gather the outcomes of a process; the number of the case that comes after its last one."""
     done = first
     while True:

@@ -29,6 +29,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 ORDER = [
     {"errors"},
     {"files"},
+    {"lock"},
     {"distributed"},
     {"config"},
     {"config_schema", "presets", "config_checks"},
