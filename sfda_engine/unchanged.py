@@ -95,7 +95,7 @@ def check_origin(origin: dict[str, Any], run_folder: Path) -> None:
         raise UserError(f"{path} cannot be read ({error!r}); delete it to go on without comparing inputs") from error
     if "processes" in changed:
         changed.remove("processes")
-        log.warning("begun with %d, going on with %d processes", begun["processes"], origin["processes"])
+        log.warning("begun with %s, going on with %s processes", begun["processes"], origin["processes"])
         log.warning("the weights will be equal to a whole run's up to rounding, not bit for bit")
     if changed:
         differences = "; ".join(f"{name} was {begun[name]}, is {origin[name]}" for name in changed)

@@ -128,8 +128,10 @@ def _image_files(paths: Iterable[Path], text: str) -> Iterator[Frame]:
 def _array_frames(path: Path) -> Iterator[Frame]:
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); save frames uint8 (N, H, W, 3) by numpy.save") from error
+    except Exception as error:  # numpy reads the header as Python source, which fails in many ways
+        raise UsageError(
+            f"{path} cannot be read ({str(error)[:200]}); save frames uint8 (N, H, W, 3) by numpy.save"
+        ) from error
     if frames.ndim == 3:
         frames = frames[None]
     if frames.ndim != 4 or not len(frames):

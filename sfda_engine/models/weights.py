@@ -182,7 +182,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -
 def list_keys(kind: str, keys: list[str], limit: int = 10) -> list[str]:
     """One phrase with the count and the first `limit` keys, or none if there are no keys."""
     more = ", ..." if len(keys) > limit else ""
-    return [f"{len(keys)} {kind} ({', '.join(keys[:limit])}{more})"] if keys else []
+    listed = ", ".join(key[:200] for key in keys[:limit])  # a hostile file may have long ones
+    return [f"{len(keys)} {kind} ({listed}{more})"] if keys else []
 
 
 def class_mismatch(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

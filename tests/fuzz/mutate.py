@@ -110,7 +110,7 @@ def spoiled_json(value: Any, dice: random.Random) -> Any:
 
 
 def json_bytes(value: Any, dice: random.Random) -> bytes:
-    """`value` spoiled as JSON, and a third of the time as bytes too; lone surrogates and NaN are written as they are."""
+    """`value` spoiled as JSON, and a third of the time as bytes too."""
     text = json.dumps(spoiled_json(value, dice) if dice.random() < 0.8 else value)
     if dice.random() < 0.1:
         text = text.replace("{", '{"format": 2, "format": [1], ', 1)

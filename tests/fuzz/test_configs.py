@@ -71,7 +71,8 @@ def test_yaml(count: int, tmp_path: Path) -> None:
         assert load_config(path) == again
 
     outcomes = run_cases("yaml", case, count, refusals=(UserError,))
-    assert outcomes["taken"] and outcomes["UserError"]
+    assert outcomes["taken"]
+    assert outcomes["UserError"]
 
 
 @amounts(60, 2500)
@@ -81,4 +82,5 @@ def test_command_line(count: int) -> None:
             parse_command(overrides(dice), "prog", "", "demo")
 
     outcomes = run_cases("command line", case, count, refusals=(UserError,))
-    assert outcomes["taken"] and outcomes["UserError"]
+    assert outcomes["taken"]
+    assert outcomes["UserError"]

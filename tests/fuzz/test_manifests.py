@@ -63,7 +63,8 @@ def test_bundle(count: int, tmp_path: Path) -> None:
             assert (hostile / name).resolve().is_relative_to(hostile.resolve()) or refused(hostile, name)
 
     outcomes = run_cases("bundle", case, count, refusals=(RuntimeFault,))
-    assert outcomes["taken"] and outcomes["IntegrityError"]
+    assert outcomes["taken"]
+    assert outcomes["IntegrityError"]
 
 
 def refused(folder: Path, name: str) -> bool:
@@ -175,12 +176,13 @@ def test_run_folder(count: int, tmp_path: Path) -> None:
                 read()
             except UserError as error:
                 refusal = error
-            assert not [left for left in hostile.rglob(".*.partial")]
+            assert not list(hostile.rglob(".*.partial"))
             if refusal is not None:
                 raise refusal
 
     outcomes = run_cases("run folder", case, count, refusals=(UserError,))
-    assert outcomes["taken"] and outcomes["UserError"]
+    assert outcomes["taken"]
+    assert outcomes["UserError"]
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", "a/../../../../x", "/etc/x", "x\0y", "\x1b[2J", "." * 300, ""])

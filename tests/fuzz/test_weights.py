@@ -62,7 +62,8 @@ def test_safetensors(count: int, tmp_path: Path, state: dict[str, torch.Tensor])
         build_from_weights(path)
 
     outcomes = run_cases("safetensors", case, count, refusals=(UserError,))
-    assert outcomes["taken"] and outcomes["UserError"]
+    assert outcomes["taken"]
+    assert outcomes["UserError"]
 
 
 class Code:

@@ -109,7 +109,7 @@ def _one(name: str, case: Case, refusals: tuple[type[BaseException], ...]) -> tu
         return "late", f"{name} took {time.perf_counter() - begun:.0f} s:\n{where}"
     except refusals as error:
         message = str(error)
-        if not message.strip() or len(message) > LONGEST or not message.isprintable() and "\0" in message:
+        if not message.strip() or len(message) > LONGEST or "\0" in message:
             return "unclear", f"{name} has an unclear message of {len(message)} characters: {message[:200]!r}"
         return type(error).__name__, ""
     except BaseException as error:
