@@ -2,6 +2,7 @@
 
 The way of the data, in reading order; imports point upwards only:
     errors, files, memory  the ways to fail, whole-or-nothing writing, memory taken
+    lock                   one process at a time in a run folder
     distributed            several processes as one
     config*, presets       what a run can be told, `config_loader` reads it
     data                   frames in: classes, scenes, folders, published data sets, loaders

@@ -39,6 +39,7 @@ from sfda_engine.finish import evaluate_all, export_bundle, finish, is_finished,
 from sfda_engine.firewall import Firewall, firewall
 from sfda_engine.intake import examination_device, examine, exposure_of, heed
 from sfda_engine.intake_table import print_intake
+from sfda_engine.lock import released_after
 from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
@@ -65,6 +66,7 @@ class Adaptation:
     result: dict[str, Any]
 
 
+@released_after
 def adapt(config: Config) -> Adaptation | None:
     """Run the whole SFDA loop and leave a run folder; None after a dry run.
 

@@ -6,6 +6,8 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -20,6 +22,8 @@ from sfda_engine.config_loader import resolve_weights
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.distributed import decided_by_main, join, launched
 from sfda_engine.errors import UserError
+from sfda_engine.files import outward_link
+from sfda_engine.lock import hold
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.backbone import ENCODERS, load_backbone
 from sfda_engine.models.preprocess import Normalization
@@ -119,7 +123,11 @@ def _new_folder(config: Config) -> Path:
         raise UserError("run.resume needs the run folder to continue: name it with --run.output FOLDER")
     if named and not config.run.resume and _in_use(folder):
         raise UserError(f"run.output {folder} exists and is not empty; name another folder, or add --run.resume true")
-    return make_folder(folder)
+    make_folder(folder)
+    if (link := outward_link(folder)) is not None:
+        raise UserError(f"{link} in run.output leads to {link.resolve()}, outside it; remove the link, or move the run")
+    hold(folder)
+    return folder
 
 
 def _in_use(path: Path) -> bool:
@@ -138,6 +146,20 @@ def make_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"run.output {folder} is not writable; choose another place")
     return folder
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """`make_folder`; a folder that was made here is removed again where the block fails before it writes anything."""
+    existed = folder.exists()
+    make_folder(folder)
+    try:
+        yield folder
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
 
 
 def end_trackers(accelerator: Accelerator) -> None:

@@ -19,14 +19,18 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from sfda_engine.config import Config
 from sfda_engine.config_checks import validate
-from sfda_engine.config_schema import KEYS, SECTIONS, describe, nearest
+from sfda_engine.config_schema import KEYS, SECTIONS, describe, nearest, shown
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
 from sfda_engine.presets import PRESETS
 
+LARGEST = 1 << 20
+"""Bytes of a configuration; the shipped ones have about a thousand."""
 PACKAGE = Path(__file__).parent
 SWITCHES = {"--dry-run": "run.dry_run", "--as-deployed": "evaluate.as_deployed"}
 FLAGS = {"-h", "--help", "--print_config", *SWITCHES}
+# of jsonargparse, and of the YAML reader within it
+MISREAD = (ArgumentError, yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError, RecursionError)
 Entry = tuple[str, str, str]  # dotted key, text of its value, where it was found
 
 
@@ -117,7 +121,7 @@ def _load(config: str | Path, entries: Iterable[Entry]) -> Config:
         elif text == "null":
             table = {k: v for k, v in table.items() if not k.startswith(f"{key}.")}
         else:
-            raise UserError(f"{key}: expected a section of keys in {where}, got {text!r}")
+            raise UserError(f"{key}: expected a section of keys in {where}, got {shown(text)}")
     loaded = replace(_build(Config, "", _convert(table), table), name=path.stem)
     validate(loaded)
     return loaded
@@ -136,9 +140,15 @@ def _config_path(config: str | Path) -> Path:
 
 def _yaml_entries(path: Path) -> Iterator[Entry]:
     try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} has more than {LARGEST} bytes: that is no configuration; give a YAML file")
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply: expected sections, each with its keys") from error
     if root is None:
         return
     if not isinstance(root, yaml.MappingNode):
@@ -149,8 +159,10 @@ def _yaml_entries(path: Path) -> Iterator[Entry]:
 def _node_entries(mapping: yaml.MappingNode, prefix: str, path: Path) -> Iterator[Entry]:
     seen: set[str] = set()
     for key_node, value in mapping.value:
-        key = f"{prefix}{key_node.value}"
         where = f"{path}, line {key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):  # its text could be exponentially long
+            raise UserError(f"expected the name of a key in {where}, got a mapping or list")
+        key = f"{prefix}{key_node.value}"
         _check_key(key, where)
         if key in seen:
             raise UserError(f"{key}: given twice in {where}; keep one")
@@ -178,7 +190,7 @@ def _override_entries(tokens: Iterable[str]) -> Iterator[Entry]:
         token = tokens.pop(0)
         key, equals, text = token.removeprefix("--").partition("=")
         if not token.startswith("--"):
-            raise UserError(f"unexpected argument {token!r}: options are written --section.key VALUE")
+            raise UserError(f"unexpected argument {shown(token)}: options are written --section.key VALUE")
         if key != "config":
             _check_key(key, where)
         if not equals:
@@ -191,7 +203,7 @@ def _override_entries(tokens: Iterable[str]) -> Iterator[Entry]:
 
 def _check_key(key: str, where: str) -> None:
     if key not in KEYS and key not in SECTIONS:
-        raise UserError(f"unknown key {key!r} in {where}; the nearest valid one is {nearest(key)!r}")
+        raise UserError(f"unknown key {shown(key)} in {where}; the nearest valid one is {nearest(key)!r}")
 
 
 def _convert(table: dict[str, str]) -> dict[str, Any]:
@@ -202,7 +214,7 @@ def _convert(table: dict[str, str]) -> dict[str, Any]:
     parser = _parser()
     try:
         parsed = parser.parse_args([f"--{key}={text}" for key, text in typed.items()])
-    except ArgumentError:
+    except MISREAD:
         for key, text in typed.items():
             _convert_one(parser, key, text)
         raise
@@ -214,8 +226,8 @@ def _convert(table: dict[str, str]) -> dict[str, Any]:
 def _convert_one(parser: ArgumentParser, key: str, text: str) -> None:
     try:
         parser.parse_args([f"--{key}={text}"])
-    except ArgumentError as error:
-        raise UserError(f"{key}: expected {describe(KEYS[key].hint)}, got {text!r}") from error
+    except MISREAD as error:
+        raise UserError(f"{key}: expected {describe(KEYS[key].hint)}, got {shown(text)}") from error
 
 
 def _build(cls: type, prefix: str, values: dict[str, Any], named: Iterable[str]) -> Any:

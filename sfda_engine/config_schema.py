@@ -58,16 +58,24 @@ def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str,
 
 
 SECTIONS, KEYS = _collect(Config)
+LONGEST_NAME = 100
 
 
 def nearest(name: str) -> str:
     """The section or key most like `name`: as a whole, or in its last part ("lr" is near "method.lr")."""
+
+    name = name[:LONGEST_NAME]  # the time of a comparison grows with the square of the length
 
     def likeness(known: str) -> float:
         last = SequenceMatcher(None, name.rpartition(".")[2], known.rpartition(".")[2]).ratio()
         return max(SequenceMatcher(None, name, known).ratio(), 0.95 * last)
 
     return max([*SECTIONS, *KEYS], key=likeness)
+
+
+def shown(text: str, longest: int = 120) -> str:
+    """A word of the user's as a message quotes it: control characters escaped, what is long cut."""
+    return repr(text if len(text) <= longest else f"{text[:longest]}...")
 
 
 def describe(hint: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sfda_engine.errors import ExportError, FirewallError, StorageError, TrainingError, UserError
+from sfda_engine.files import DISK_FAULTS
 
 Main = Callable[[list[str]], int | None]
 
@@ -39,9 +40,22 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"interrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            print(f"storage failed: {error}; free or repair that disk, then repeat the command", file=sys.stderr)
+            return 1
+        if _out_of_memory(error):
+            first = next(iter(str(error).splitlines()), "") or type(error).__name__
+            print(f"out of memory: {first[:300]}; take smaller frames, a smaller batch or network", file=sys.stderr)
+            return 1
         traceback.print_exc()
         return 1
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch (on a GPU or a CPU) has no memory left."""
+    torchs = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or torchs
 
 
 def _speaker() -> str:

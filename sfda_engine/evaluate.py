@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from sfda_engine.build import check_forward, load_segmenter, make_accelerator, make_folder
+from sfda_engine.build import check_forward, load_segmenter, make_accelerator, new_folder
 from sfda_engine.config import Config, EvaluateConfig
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.classes import expand_subset
@@ -202,10 +203,11 @@ def evaluate(config: Config) -> Evaluation:
     model, info = load_segmenter(config.model)
     check_subset(config.evaluate.subset, info.class_names)
     check_forward(model, config.target.size)
-    output = make_folder(Path(config.run.output).expanduser()) if config.run.output is not None else None
-    result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)
-    if accelerator.is_main_process and output is not None:
-        write_json(output / "evaluation.json", as_json(result))
+    output = config.run.output
+    with nullcontext() if output is None else new_folder(Path(output).expanduser()) as folder:
+        result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)
+        if accelerator.is_main_process and folder is not None:
+            write_json(folder / "evaluation.json", as_json(result))
     return result
 
 

@@ -52,6 +52,17 @@ def remove_partials(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def outward_link(folder: Path) -> Path | None:
+    """A symbolic link anywhere in `folder` that leads outside it, so that what is written there would too."""
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                return path
+    return None
+
+
 def sync_file(path: Path) -> None:
     """Return when the file is on the disk."""
     with path.open("rb") as file:

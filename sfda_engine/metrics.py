@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfda_engine.errors import TrainingError
+from sfda_engine.errors import TrainingError, UserError
 from sfda_engine.files import append_line, write_text
 
 
@@ -56,8 +56,14 @@ class Metrics:
         """Drop the lines past `total` steps (warm-up and adaptation): a resumed run writes them again."""
         if self.path is None or not self.path.exists():
             return
-        kept = [line for line in read_metrics(self.path) if line["total_step"] <= total]
-        write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in kept))
+        try:
+            kept = [line for line in read_metrics(self.path) if line["total_step"] <= total]
+            text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in kept)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{self.path} holds a line that no run has written ({error!r}); remove that line, or move the file away"
+            ) from error
+        write_text(self.path, text)
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -13,6 +13,7 @@ import copy
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from sfda_engine.data.folder import IGNORE
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import DECODING_ERRORS, MAX_PIXELS, open_image, resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import gather, process_index, processes
+from sfda_engine.errors import UserError
 from sfda_engine.models.batch_norm import mix_statistics, reestimate_statistics
 from sfda_engine.models.segmenter import upsample
 
@@ -36,6 +38,8 @@ SAMPLED_FRAMES = 128
 SAMPLED_PIXELS = 2048
 ALIGNMENT_STEPS = 40
 EPSILON = 1e-5
+# what a damaged zip file raises beyond DECODING_ERRORS
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OverflowError, RecursionError, NotImplementedError, RuntimeError)
 
 
 class PseudoLabelled:
@@ -70,10 +74,26 @@ def save_labels(path: Path, labelled: PseudoLabelled) -> None:
 
 def load_labels(path: Path, images: Images) -> PseudoLabelled:
     """The labels that `save_labels` wrote for these very frames."""
-    with zipfile.ZipFile(path) as file:
-        sizes = [(width, height) for width, height in json.loads(file.read("sizes.json"))]
-        labels = [Image.open(io.BytesIO(file.read(f"{index:07d}.png"))).copy() for index in range(len(sizes))]
+    try:
+        with zipfile.ZipFile(path) as file:
+            if max((entry.file_size for entry in file.infolist()), default=0) > MAX_PIXELS:
+                raise ValueError("an entry is larger than any label")
+            sizes = [(int(width), int(height)) for width, height in json.loads(file.read("sizes.json"))]
+            labels = [_label_of(file.read(f"{index:07d}.png")) for index in range(len(sizes))]
+        if len(sizes) != len(images) or any(not 0 < min(size) <= max(size) <= MAX_PIXELS for size in sizes):
+            raise ValueError(f"{len(sizes)} labels for {len(images)} frames, or one of an impossible size")
+    except (*DECODING_ERRORS, *ZIP_ERRORS) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}); delete its folder, and the resumed run makes it anew"
+        ) from error
     return PseudoLabelled(images, labels, sizes)
+
+
+def _label_of(content: bytes) -> Image.Image:
+    with open_image(io.BytesIO(content)) as image:
+        if image.mode != "L":
+            raise ValueError(f"a label of mode {image.mode}")
+        return image.copy()
 
 
 @dataclass(frozen=True)

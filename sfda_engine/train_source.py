@@ -43,6 +43,7 @@ from sfda_engine.evaluate import as_json, check_subset, evaluate_images, print_s
 from sfda_engine.expectation import deviation_warnings, expectation
 from sfda_engine.files import write_json
 from sfda_engine.interrupts import Interrupts, stopped
+from sfda_engine.lock import released_after
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import require_batch_norm, share_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
@@ -68,6 +69,7 @@ class Position:
         self.step = state["step"]
 
 
+@released_after
 def train_source(config: Config) -> Path:
     """Train a segmenter on labelled source frames; returns the run folder with source.safetensors.
 

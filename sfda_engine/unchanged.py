@@ -91,11 +91,11 @@ def check_origin(origin: dict[str, Any], run_folder: Path) -> None:
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name in origin if begun[name] != origin[name]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); delete it to go on without comparing inputs") from error
     if "processes" in changed:
         changed.remove("processes")
-        log.warning("begun with %d, going on with %d processes", begun["processes"], origin["processes"])
+        log.warning("begun with %s, going on with %s processes", begun["processes"], origin["processes"])
         log.warning("the weights will be equal to a whole run's up to rounding, not bit for bit")
     if changed:
         differences = "; ".join(f"{name} was {begun[name]}, is {origin[name]}" for name in changed)

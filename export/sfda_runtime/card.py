@@ -85,7 +85,7 @@ def from_json(text: str, origin: str) -> Card:
             "minimum": _pair(fields["minimum"]),
         }
         return Card(**(fields | tuples))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, OverflowError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"{origin}: its description cannot be read ({error!r}); export the model again") from error
 
 

@@ -67,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise IntegrityError(
             f"{folder} has no {NAME}: the copy is not complete, or the export was stopped; copy or export it again"
         ) from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path} cannot be read ({error!r}); copy or export the bundle again") from error
 
 

@@ -87,7 +87,10 @@ def _read(file: Path) -> bytes:
 
 
 def _card(session: onnxruntime.InferenceSession, file: Path) -> Card:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"its metadata is damaged ({error}); copy it again") from error
     if text is None:
         raise ModelError(
             f"no description under the key {METADATA_KEY!r} of its metadata; it was not made by sfda_export, "

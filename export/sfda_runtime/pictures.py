@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,10 @@ from sfda_runtime.card import IGNORE
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# The rule of sfda_engine/data/images.py: what is decoded, and how large it may be (8192x8192).
+FORMATS = ("PNG", "JPEG")
+MAX_PIXELS = 2**26
+
 Palette = Sequence[tuple[int, int, int]]
 
 # black, red, yellow, white: from certain to undecided
@@ -21,6 +27,28 @@ HEAT = np.stack(
     [np.interp(np.arange(256), knots, (0, 255)).round().astype(np.uint8) for knots in ((0, 96), (96, 192), (192, 255))],
     axis=1,
 )
+
+
+def open_image(content: bytes) -> Image:
+    """A PNG or JPEG, its pixels not decoded yet. ValueError, or another error of Pillow's, where it is none."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit is not ours
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels, the most that is decoded")
+    return image
+
+
+def decoding_errors() -> tuple[type[Exception], ...]:
+    """What Pillow raises for a damaged file."""
+    from PIL import Image
+
+    return (
+        *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+        *(EOFError, IndexError, TypeError, KeyError, struct.error),
+    )
 
 
 def index_png(labels: NDArray[np.uint8], palette: Palette) -> bytes:
@@ -33,10 +61,8 @@ def index_png(labels: NDArray[np.uint8], palette: Palette) -> bytes:
 
 
 def read_index_png(content: bytes) -> NDArray[np.uint8]:
-    """The labels uint8 (H, W) of an index PNG. ValueError where it is no such picture."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as image:
+    """The labels uint8 (H, W) of an index PNG. One of `decoding_errors` where it is no such picture."""
+    with open_image(content) as image:
         if image.mode not in ("P", "L"):
             raise ValueError(f"mode {image.mode}, not an index image")
         return np.asarray(image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfda_runtime.errors import InputError, UsageError
+from sfda_runtime.pictures import decoding_errors, open_image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"}
@@ -100,15 +100,13 @@ def decode_image(content: bytes, path: Path) -> NDArray[np.uint8]:
     The rule of sfda_engine/data/images.py, so that the vehicle sees what adaptation saw. InputError, naming `path`,
     where it is damaged.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             if image.mode.startswith("I"):
                 gray = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 return np.stack([gray] * 3, axis=-1)
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except decoding_errors() as error:
         raise InputError(f"{path} cannot be decoded ({error})") from error
 
 
@@ -119,18 +117,21 @@ def _image_files(paths: Iterable[Path], text: str) -> Iterator[Frame]:
             f"no frames at {text}: name a folder, a glob or a file of PNG, JPEG, .npy or video, camera:N, "
             "or synthetic:WxH@n"
         )
-    root = Path(os.path.commonpath([file.parent for file in files]))
-    stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+    plain = [Path(os.path.abspath(file)) for file in files]  # no "..": names become files of the output
+    root = Path(os.path.commonpath([file.parent for file in plain]))
+    stems = [file.relative_to(root).with_suffix("").as_posix() for file in plain]
     # a.png beside a.jpg: all names keep their suffix
-    names = stems if len(set(stems)) == len(stems) else [file.relative_to(root).as_posix() for file in files]
+    names = stems if len(set(stems)) == len(stems) else [file.relative_to(root).as_posix() for file in plain]
     return (Frame(name, partial(read_image, file)) for name, file in zip(names, files, strict=True))
 
 
 def _array_frames(path: Path) -> Iterator[Frame]:
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); save frames uint8 (N, H, W, 3) by numpy.save") from error
+    except Exception as error:  # numpy reads the header as Python source, which fails in many ways
+        raise UsageError(
+            f"{path} cannot be read ({str(error)[:200]}); save frames uint8 (N, H, W, 3) by numpy.save"
+        ) from error
     if frames.ndim == 3:
         frames = frames[None]
     if frames.ndim != 4 or not len(frames):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +110,10 @@ def _arrays(content: bytes, origin: str) -> Mapping[str, Any]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:  # TypeError: a lone array
-        raise ModelError(f"{origin} is damaged or no state of a model ({error}); remove or copy it again") from error
+    except Exception as error:  # zipfile, zlib and numpy (a header is Python source) fail in many ways
+        raise ModelError(
+            f"{origin} is damaged or no state of a model ({str(error)[:200]}); remove or copy it again"
+        ) from error
 
 
 def _state(arrays: Mapping[str, Any], origin: str) -> State:

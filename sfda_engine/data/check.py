@@ -15,14 +15,13 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.data.frame_files import undefined_value
-from sfda_engine.data.images import DECODING_ERRORS, cut_short, decode_rgb
+from sfda_engine.data.images import DECODING_ERRORS, cut_short, decode_rgb, open_image
 from sfda_engine.data.layout import Layout, Pair, archives_in, expected_label, pair_of, recognizes
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
@@ -149,7 +148,7 @@ def check_label(layout: Layout, pair: Pair) -> Iterable[Finding]:
         yield Finding("labels of another encoding", undefined_value(pair, undefined[0]))
     size = (raw.shape[1], raw.shape[0])
     try:
-        with Image.open(pair.frame) as image:
+        with open_image(pair.frame) as image:
             frame = image.size
     except DECODING_ERRORS:
         return  # check_frame says so

@@ -4,7 +4,10 @@ nearest, both by Pillow)."""
 from __future__ import annotations
 
 import os
+import struct
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,10 +17,17 @@ from torchvision.transforms.v2 import functional as transforms
 from sfda_engine.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Pillow's other decoders never see a file: some are weak, one starts a program.
+FORMATS = ("PNG", "JPEG")
+MAX_PIXELS = 2**26
+"""Largest frame or label, 8192x8192; a file of kilobytes can claim to be one of gigabytes."""
 # what Pillow raises for a damaged file
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+    *(EOFError, IndexError, TypeError, KeyError, struct.error),
+)
 # The last bytes of a file that was written wholly; metadata may follow them.
-ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9"}
+ENDS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 TAIL = 64
 
 
@@ -39,12 +49,24 @@ def cut_short(path: Path) -> Exception | None:
     return None
 
 
+def open_image(file: Path | BinaryIO) -> Image.Image:
+    """A PNG or JPEG file, its pixels not decoded yet. Raises one of DECODING_ERRORS; more than MAX_PIXELS is one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit is not ours
+        image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        image.close()
+        raise Image.DecompressionBombError(f"{size} is more than {MAX_PIXELS} pixels, the most that is decoded")
+    return image
+
+
 def decode_rgb(path: Path) -> Image.Image:
     """One file as 8-bit RGB: grey and palette images are expanded, alpha is dropped, 16 bits become 8.
 
     Raises one of DECODING_ERRORS where the file is corrupt.
     """
-    with Image.open(path) as image:
+    with open_image(path) as image:
         if image.mode.startswith("I"):
             # Pillow clips 16-bit values at 255 when it converts; a high byte is what a viewer would show.
             wide = np.asarray(image, dtype=np.int64)
@@ -55,7 +77,7 @@ def decode_rgb(path: Path) -> Image.Image:
 def decode_label(path: Path) -> Image.Image:
     """One label file as 8-bit train ids (H, W). Raises UserError where it is not an index image."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode not in ("L", "P"):
                 raise UserError(
                     f"label {path} has mode {image.mode}: expected one 8-bit channel of train ids (255 = ignore). "

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from sfda_engine.data.classes import IGNORE
-from sfda_engine.data.images import DECODING_ERRORS, decode_label, decode_rgb
+from sfda_engine.data.images import DECODING_ERRORS, decode_label, decode_rgb, open_image
 from sfda_engine.errors import UserError
 
 UNDEFINED = 254
@@ -76,7 +75,7 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
 def read_low_bytes(path: Path) -> NDArray[np.uint8]:
     """Low byte of the first channel of a 16-bit RGB PNG. Raises UserError for any other kind of file."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if not isinstance(image, PngImageFile) or [tile.args for tile in image.tile] != ["RGB;16B"]:
                 raise UserError(
                     f"label {path} is no 16-bit RGB PNG with the class in its first channel and the instance in the "

@@ -111,7 +111,7 @@ def parse_info(path: Path, text: str) -> WeightsInfo:
             "size": tuple(fields["size"]) if fields["size"] else None,
         }
         return WeightsInfo(**(fields | tuples | {"normalization": norm}))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"weights {path}: its description cannot be read ({error!r}); another version wrote it, "
             "read it with that version or write it again"
@@ -182,7 +182,8 @@ def load_state(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -
 def list_keys(kind: str, keys: list[str], limit: int = 10) -> list[str]:
     """One phrase with the count and the first `limit` keys, or none if there are no keys."""
     more = ", ..." if len(keys) > limit else ""
-    return [f"{len(keys)} {kind} ({', '.join(keys[:limit])}{more})"] if keys else []
+    listed = ", ".join(key[:200] for key in keys[:limit])  # a hostile file may have long ones
+    return [f"{len(keys)} {kind} ({listed}{more})"] if keys else []
 
 
 def class_mismatch(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

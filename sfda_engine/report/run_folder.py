@@ -56,7 +56,9 @@ def _read_result(path: Path) -> dict[str, Any]:
         result = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: name the folder of a finished run") from error
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): run the adaptation again") from error
     if not isinstance(result, dict):
         raise UserError(f"{path} holds a {type(result).__name__}, not a JSON object: run the adaptation again")
@@ -79,7 +81,7 @@ def _read_metrics(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
     for line in filter(str.strip, _text(path).splitlines()):
         try:
             row = _parse(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)

@@ -30,6 +30,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 ORDER = [
     {"errors"},
     {"files", "memory"},
+    {"lock"},
     {"distributed"},
     {"config"},
     {"config_schema", "presets", "config_checks"},

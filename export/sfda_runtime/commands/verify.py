@@ -16,7 +16,7 @@ from sfda_runtime.errors import IntegrityError, UsageError
 from sfda_runtime.files import to_json
 from sfda_runtime.manifest import NAME, Golden, Manifest, check_hash, read_checked, read_manifest
 from sfda_runtime.model import FILES, Model, open_model
-from sfda_runtime.pictures import read_index_png
+from sfda_runtime.pictures import decoding_errors, read_index_png
 from sfda_runtime.segmenter import run_network
 from sfda_runtime.sources import decode_image
 
@@ -101,5 +101,5 @@ def read_golden(manifest: Manifest, golden: Golden) -> tuple[np.ndarray, np.ndar
     frame = decode_image(read_checked(manifest, golden.frame), manifest.folder / golden.frame)
     try:
         return frame, read_index_png(read_checked(manifest, golden.labels))
-    except (OSError, SyntaxError, ValueError) as error:
+    except decoding_errors() as error:
         raise IntegrityError(f"{manifest.folder / golden.labels} cannot be read ({error}); export again") from error
