@@ -18,9 +18,8 @@ from sfda_engine.models.preprocess import Exposure, Preprocess
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.trainer import Trainer
 
-LEAST_OVERLAP = 0.5
+LEAST_OVERLAP = 0.6
 """Mean IoU with the labels of the BN warm start below which classes are taken to have vanished."""
-VIEWS = ("mirrored", "scale", "brightness")
 
 Scores = Mapping[str, float]
 
@@ -42,35 +41,36 @@ class Judgement:
     """Exposure correction that the weights are shipped with: the source's own where it is kept."""
 
 
-def consistency(scores: Scores) -> float:
-    """How far a model labels a frame as it labels the frame's views (0 to 1), every class alike; -inf where broken."""
-    mean = sum(scores[f"iou_{view}"] for view in VIEWS) / len(VIEWS)
-    return mean if math.isfinite(mean) else -math.inf
+def disagreement(scores: Scores) -> float:
+    """Mutual information between predictions and views, in nats, that candidates are ranked by, the less the better.
 
-
-def quality(scores: Scores) -> float:
-    """What candidates are ranked by: their consistency, as long as they still know the classes of the BN warm start.
-
-    Without that bound a model that predicts road alone would be the most consistent of all.
+    Infinity where the model labels too little as the BN warm start does, or is broken: a model that predicts road alone
+    agrees with itself on every view.
     """
-    return consistency(scores) if scores["iou_bn_warm_start"] >= LEAST_OVERLAP else -math.inf
+    value = scores["mutual_information"]
+    return value if math.isfinite(value) and scores["iou_bn_warm_start"] >= LEAST_OVERLAP else math.inf
 
 
 def decide(scores: Mapping[str, Scores]) -> tuple[str, str]:
     """Name of the model that ships, and the basis in words; `scores` by name as in `Judgement`."""
-    ranked = {name: quality(own) for name, own in scores.items()}
+    ranked = {name: disagreement(own) for name, own in scores.items()}
+    warm = ranked["bn_warm_start"]
     snapshots = [name for name in scores if name not in ("source", "bn_warm_start")]
-    best = max(snapshots, key=lambda name: ranked[name])
-    if ranked[best] > ranked["bn_warm_start"]:
-        return best, f"consistency over views {ranked[best]:.3f}, of the BN warm start {ranked['bn_warm_start']:.3f}"
-    kept = "source" if consistency(scores["source"]) > ranked["bn_warm_start"] else "bn_warm_start"
+    best = min(snapshots, key=lambda name: (ranked[name], -int(name)))
+    if ranked[best] < warm:
+        return (
+            best,
+            f"predictions on augmented views disagree less than the BN warm start's: {ranked[best]:.4f} against "
+            f"{warm:.4f} nats",
+        )
+    kept = "source" if ranked["source"] < warm else "bn_warm_start"
     overlap = scores[best]["iou_bn_warm_start"]
-    why = (
-        f"consistency over views {consistency(scores[best]):.3f}"
-        if overlap >= LEAST_OVERLAP
-        else f"overlap with the BN warm start's labels {overlap:.2f}, below {LEAST_OVERLAP}"
-    )
-    return kept, f"adapted: {why}; {kept}: consistency {consistency(scores[kept]):.3f}"
+    if ranked[best] < math.inf:
+        why = f"predictions on augmented views disagree no less after adaptation: {ranked[best]:.4f} nats"
+    else:
+        why = f"adaptation lost classes: mean IoU {overlap:.2f} with the BN warm start's labels, below {LEAST_OVERLAP}"
+    name = "source" if kept == "source" else "BN warm start"
+    return kept, f"{why}; the {name} has {ranked[kept]:.4f} nats"
 
 
 def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgement:

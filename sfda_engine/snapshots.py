@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-SNAPSHOTS = 4
+SNAPSHOTS = 2
 
 
 class Snapshots:

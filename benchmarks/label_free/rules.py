@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.label_free.rows import ScoredModel
 from sfda_engine.label_free import HIGHER_IS_BETTER
+from sfda_engine.selection import disagreement
 
 Scores = Mapping[str, float]
 Quality = Callable[[Scores, Scores], float]
@@ -66,7 +67,12 @@ def _always_warm(scores: Scores, warm: Scores) -> float:
     return 0.0 if scores is warm else -1.0
 
 
+def _shipped(scores: Scores, _: Scores) -> float:
+    return -disagreement(scores)
+
+
 RULES: dict[str, tuple[Quality, float]] = {
+    "shipped: mutual information, classes kept": (_shipped, 0.0),
     "the BN warm start, always": (_always_warm, 0.0),
     **{score: (by_score(score), 0.0) for score in HIGHER_IS_BETTER},
     **{f"{score}_bn_warm_start": (by_score(f"{score}_bn_warm_start"), 0.0) for score in ("agreement", "iou", "bns")},

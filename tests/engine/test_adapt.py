@@ -62,7 +62,7 @@ def test_run_folder_is_the_contract(
 
     assert result == done.result
     assert result["verdict"] in ("adapted", "keep_bn_warm_start", "keep_source")
-    assert set(result["selection"]["scores"]) == {"source", "bn_warm_start", "1", "2", "3"}
+    assert set(result["selection"]["scores"]) == {"source", "bn_warm_start", "1", "3"}
     assert result["steps"] == 3
     assert list(result["miou"]) == ["source", "bn_warm_start", "adapted", "last"]
     assert result["evaluated_frames"] == 6
