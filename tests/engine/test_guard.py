@@ -255,7 +255,8 @@ def test_collapse_is_caught_and_the_rest_of_the_run_is_slower(
     assert event["done"] == "back to the weights of step 3, learning rates halved"
     assert [line["step"] for line in lines if line["phase"] == "adaptation"] == [1, 2, 3]
     assert lines[-1]["lr"] == 0  # the schedule's end
-    assert [line["lr"] for line in lines if line["phase"] == "adaptation"][1] == pytest.approx(2.5e-4 * (1 / 3) ** 0.9)
+    rates = [line["lr"] for line in lines if line["phase"] == "adaptation"]
+    assert rates[1] == pytest.approx(2.5e-4 * (1 / 3) ** 0.9)
     warnings = [record.getMessage() for record in caplog.records if "strike 1" in record.getMessage()]
     assert len(warnings) == 1
     assert "step 4" in warnings[0]
@@ -292,7 +293,7 @@ def test_three_nans_end_the_run_whole_with_the_last_good_weights(
     page = (run / "report.html").read_text()
     assert "<h2>Strikes</h2>" in page
     assert "not finite" in page
-    assert "strike 3" in caplog.text
+    assert [f"strike {number}" in caplog.text for number in (1, 2, 3, 4)] == [True, True, True, False]
 
 
 def test_report_without_strikes_does_not_speak_of_them() -> None:
@@ -366,7 +367,6 @@ def test_is_finite_sees_buffers_and_large_values() -> None:
     layer = nn.BatchNorm1d(3)
     layer.weight.data.fill_(3e38)
     assert is_finite(layer)
-    layer.running_var[1] = math.nan
-    assert not is_finite(layer)
-    layer.running_var[1] = math.inf
-    assert not is_finite(layer)
+    for value in (math.nan, math.inf):
+        layer.register_buffer("running_var", torch.tensor([1.0, value, 1.0]))
+        assert not is_finite(layer)
