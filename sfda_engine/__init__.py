@@ -12,10 +12,11 @@ The way of the data, in reading order; imports point upwards only:
     update                 descent on a loss: over processes, under fp16, accumulated
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
+    synthetic_views, activation_checkpointing   what synthetic images show, less memory for the student
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
     metrics, progress, interrupts, trainer   the loop under Accelerate
     input_convention, intake_findings, intake, intake_table   what source model and frames tell before a run
-    build, evaluate        from configuration to networks; the only reader of target labels
+    build, sliding, evaluate   from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
     results, report        what a run leaves
     adapt, train_source, inspect_source      the commands

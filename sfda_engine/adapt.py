@@ -17,6 +17,7 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
+from sfda_engine.activation_checkpointing import checkpoint_activations
 from sfda_engine.build import (
     check_forward,
     check_share,
@@ -36,7 +37,7 @@ from sfda_engine.distributed import leave, wait_for_all
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores, scoring_failed
+from sfda_engine.evaluate import Evaluation, check_subset, evaluate_images, print_scores, scoring_failed, window_of
 from sfda_engine.expectation import deviation_warnings
 from sfda_engine.files import write_json
 from sfda_engine.intake import Intake, examination_device, examine, exposure_of, heed
@@ -54,6 +55,7 @@ from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.results import Result, as_json
 from sfda_engine.start import find_start, load_start, save_start
 from sfda_engine.steps import Networks, uses_transfer
+from sfda_engine.synthetic_views import generator_size, synthetic_sizes
 from sfda_engine.trainer import LATENT, Trainer, peak_memory_mb
 from sfda_engine.unchanged import begin, origin_of
 
@@ -86,7 +88,8 @@ def adapt(config: Config) -> Adaptation | None:
     if config.evaluate is not None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
-    check_forward(source, config.target.size)
+    for size in {config.target.size, config.target.seen, *synthetic_sizes(config)}:
+        check_forward(source, size)
     if config.method.student_init == "fresh" and config.model.backbone_weights is not None:
         backbone_file(source, config.model.backbone_weights, download=config.model.download)
     source.to(examination_device())
@@ -147,7 +150,7 @@ def make_trainer(
     source = source.to(accelerator.device)
     adapted_info = describe_adapted(info, config)
     preprocess = Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device)
-    method, (width, height) = config.method, config.target.size
+    method = config.method
     student = copy.deepcopy(source)
     start = find_start(folder) if folder is not None and config.run.resume else None
     wait_for_all()  # all have looked before one writes
@@ -166,11 +169,12 @@ def make_trainer(
         student = fresh_segmenter(info, config.model)
     elif not method.bn_warm_start_passes:
         student = copy.deepcopy(source)
-    synthetic = method.synthetic_size or (width // 2, height // 2)
+    if config.model.activation_checkpointing:
+        checkpoint_activations(student)
     networks = Networks(
         source=source,
         student=student,
-        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT, width=method.generator_width),
+        generator=Generator(generator_size(config), latent_dim=LATENT, width=method.generator_width),
         discriminator=PatchDiscriminator(info.num_classes, method.patch_grid**2),
     )
     return Trainer(config, accelerator, networks, preprocess, target, folder, pseudo_labelled)
@@ -248,9 +252,11 @@ def evaluate_all(
         models[name] = (shipped, adapted_info)
     size = config.target.size
     images = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
-    subset, as_deployed = config.evaluate.subset, config.evaluate.as_deployed
+    subset, as_deployed, window = config.evaluate.subset, config.evaluate.as_deployed, window_of(config.evaluate)
     return {
-        name: evaluate_images(model, described, images, size, accelerator, subset, as_deployed=as_deployed)
+        name: evaluate_images(
+            model, described, images, size, accelerator, subset, as_deployed=as_deployed, window=window
+        )
         for name, (model, described) in models.items()
     }
 
