@@ -58,24 +58,30 @@ def _forward(block: nn.Module, forward: Any, *inputs: Any) -> Any:
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
     """For the first computation nothing; for the second, the block as the first one finds it."""
-    training = [layer.training for layer in batch_norm_layers(block).values()]
+    statistics = [(layer.training, layer.track_running_stats) for layer in batch_norm_layers(block).values()]
     trained = [parameter.requires_grad for parameter in block.parameters()]
-    return nullcontext(), _as_it_was(block, training, trained)
+    return nullcontext(), _as_it_was(block, statistics, trained)
 
 
 @contextmanager
-def _as_it_was(block: nn.Module, training: list[bool], trained: list[bool]) -> Iterator[None]:
+def _as_it_was(block: nn.Module, statistics: list[tuple[bool, bool]], trained: list[bool]) -> Iterator[None]:
+    """Put back what layers were set to and which weights had gradients; running statistics are written to copies."""
     layers, parameters = list(batch_norm_layers(block).values()), list(block.parameters())
     settings = [(layer.training, layer.track_running_stats) for layer in layers]
+    buffers = [dict(layer.named_buffers(recurse=False)) for layer in layers]
     gradients = [parameter.requires_grad for parameter in parameters]
-    for layer, batch in zip(layers, training, strict=True):
-        layer.training, layer.track_running_stats = batch, not batch  # a batch's statistics are not written again
+    for layer, own, (training, tracked) in zip(layers, buffers, statistics, strict=True):
+        layer.training, layer.track_running_stats = training, tracked
+        for name, buffer in own.items():
+            setattr(layer, name, buffer.clone())
     for parameter, needed in zip(parameters, trained, strict=True):
         parameter.requires_grad_(needed)
     try:
         yield
     finally:
-        for layer, (was_training, tracked) in zip(layers, settings, strict=True):
-            layer.training, layer.track_running_stats = was_training, tracked
+        for layer, own, (training, tracked) in zip(layers, buffers, settings, strict=True):
+            layer.training, layer.track_running_stats = training, tracked
+            for name, buffer in own.items():
+                setattr(layer, name, buffer)
         for parameter, needed in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(needed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,10 +17,10 @@ from sfda_engine.sliding import ALIGNMENT, Window, spans, window_logits
 class Small(nn.Module):
     """Two 3x3 convolutions of stride 2: a cell sees 3 pixels to its left and above, 3 beyond its own 4."""
 
-    def __init__(self, stride: int = 2) -> None:
+    def __init__(self, first: int = 2, second: int = 2) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 5, 3, stride, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, stride, 1)
+            nn.Conv2d(3, 5, 3, first, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, second, 1)
         )
         self.largest = 0
 
@@ -42,9 +44,9 @@ def test_spans_cover_the_side_with_the_overlap(side: int, window: int, overlap: 
     assert found[-1][1] == side
     assert all(first % ALIGNMENT == 0 for first, _ in found)
     assert all(end - first <= max(side if length >= side else 0, length + ALIGNMENT - 1) for first, end in found)
-    for (first, end), (following, _) in zip(found, found[1:], strict=False):
+    for (first, end), (following, _) in pairwise(found):
         assert following > first
-        assert end - following >= min(overlap * length, length - ALIGNMENT)
+        assert end - following >= min(overlap * length, length - ALIGNMENT) - 1e-6
 
 
 @pytest.mark.parametrize("size", [(128, 192), (150, 201)])
@@ -63,7 +65,7 @@ def test_equal_to_the_whole_image_away_from_window_borders(size: tuple[int, int]
                 if 0 < border < size[axis]:
                     touched.select(axis, border // 4 - 1).fill_(True)
                     touched.select(axis, border // 4).fill_(True)
-    assert touched.float().mean() < 0.2
+    assert touched.float().mean() < 0.4
     torch.testing.assert_close(found[..., ~touched], whole.float()[..., ~touched], rtol=1e-6, atol=1e-6)
     assert not torch.allclose(found[..., touched], whole.float()[..., touched], rtol=1e-4)
 
@@ -88,4 +90,4 @@ def test_a_window_as_large_as_the_image_is_whole_inference() -> None:
 
 def test_a_stride_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match="stride"):
-        window_logits(Small(3).eval(), torch.randn(1, 3, 96, 96), Window(64, 64, 0.5))
+        window_logits(Small(3, 1).eval(), torch.randn(1, 3, 96, 96), Window(64, 64, 0.5))
