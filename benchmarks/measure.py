@@ -108,12 +108,29 @@ def peak_memory_mb(build: Callable[..., Timed], *arguments: Any, device: torch.d
 def _resident_peak(build: Callable[..., Timed], arguments: tuple[Any, ...], threads: int) -> float:
     torch.set_num_threads(threads)
     timed = build(*arguments)
+    before = count_peak_from_here(torch.device("cpu"))
+    timed.run(timed.prepare())
+    return peak_above(before, torch.device("cpu"))
+
+
+def count_peak_from_here(device: torch.device) -> float:
+    """Forget earlier peaks of this process; what stands now, MiB, for `peak_above`."""
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = _resident_mb("VmRSS")
-    timed.run(timed.prepare())
+        Path("/proc/self/clear_refs").write_text("5")
+    return _resident_mb("VmRSS")
+
+
+def peak_above(before: float, device: torch.device) -> float:
+    """Peak memory since `count_peak_from_here` above what stood then, MiB."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 2**20 - before
     return _resident_mb("VmHWM") - before
 
 

@@ -37,11 +37,12 @@ CLASSES = 19
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One way to run a step. `size` is [width, height] of the target frames; synthetic images have half of it."""
+    """One way to run a step. `size` is [width, height] of the target frames; `synthetic` None = half of it."""
 
     provider: Provider
     arch: str = "streetnet"
     size: tuple[int, int] = (256, 128)
+    synthetic: tuple[int, int] | None = None
     batch: int = 4
     backend: Literal["auto", "torch", "triton"] = "auto"
     precision: Precision = "no"
@@ -98,6 +99,7 @@ def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Ten
     """Random weights with statistics that fit them, a student that has left the source, frames (B, 3, H, W)."""
     torch.manual_seed(0)
     width, height = setting.size
+    synthetic = setting.synthetic or (width // 2, height // 2)
     # smooth, unlike noise: rankings are then not a matter of rounding
     coarse = torch.randn(setting.batch, 3, height // 8, width // 8)
     frames = nn.functional.interpolate(coarse, (height, width), mode="bicubic") + 0.1 * torch.randn(1, 3, height, width)
@@ -110,7 +112,7 @@ def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Ten
     networks = Networks(
         source=source.requires_grad_(False),
         student=student.eval(),
-        generator=Generator((height // 2, width // 2), latent_dim=LATENT, width=method.generator_width),
+        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT, width=method.generator_width),
         discriminator=PatchDiscriminator(CLASSES, method.patch_grid**2),
     )
     for network in (networks.source, networks.student, networks.generator, networks.discriminator):

@@ -18,13 +18,14 @@ The way of the data, in reading order; imports point upwards only:
     update                 descent on a loss: over processes, under fp16, accumulated
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames
+    synthetic_views, activation_checkpointing   what synthetic images show, less memory for the student
     sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
     guard_signals, guard   the student watched without labels, and rolled back where it collapses
     position, snapshots, metrics, progress, interrupts, trainer   the loop under Accelerate
     selection              which weights a run ships, judged without a label
     intake_findings, intake, intake_table   what source model and frames tell before a run
     provenance             what it was made with
-    build, evaluate        from configuration to networks; the only reader of target labels
+    build, sliding, evaluate   from configuration to networks; the only reader of target labels
     expectation            the source model's score beside the published one
     results, manifest, report, finish   what a run leaves
     adapt, train_source, inspect_source, certify   the commands

@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
+from sfda_engine.activation_checkpointing import checkpoint_activations
 from sfda_engine.build import (
     check_forward,
     check_share,
@@ -51,6 +52,7 @@ from sfda_engine.provenance import code_identity, record_frames
 from sfda_engine.pseudo_labels import label_target
 from sfda_engine.start import Start, find_start, load_start, save_start
 from sfda_engine.steps import Networks
+from sfda_engine.synthetic_views import generator_size, synthetic_sizes
 from sfda_engine.trainer import LATENT, Trainer
 from sfda_engine.unchanged import begin, origin_of
 from sfda_engine.warm_start import estimate_on_target
@@ -91,7 +93,8 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
     if config.evaluate is not None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
-    check_forward(source, config.target.size)
+    for size in {config.target.size, config.target.seen, *synthetic_sizes(config)}:
+        check_forward(source, size)
     if config.method.student_init == "fresh" and config.model.backbone_weights is not None:
         backbone_file(source, config.model.backbone_weights, download=config.model.download)
     source.to(examination_device())
@@ -145,7 +148,7 @@ def make_trainer(
     source = source.to(accelerator.device)
     adapted_info = describe_adapted(info, config)
     preprocess = Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device)
-    method, (width, height) = config.method, config.target.size
+    method = config.method
     student = copy.deepcopy(source)
     found = find_start(folder) if folder is not None and config.run.resume else None
     wait_for_all()  # all have looked before one writes
@@ -162,11 +165,12 @@ def make_trainer(
         student = fresh_segmenter(info, config.model)
     elif not method.bn_warm_start_passes:
         student = copy.deepcopy(source)
-    synthetic = method.synthetic_size or (width // 2, height // 2)
+    if config.model.activation_checkpointing:
+        checkpoint_activations(student)
     networks = Networks(
         source=source,
         student=student,
-        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT, width=method.generator_width),
+        generator=Generator(generator_size(config), latent_dim=LATENT, width=method.generator_width),
         discriminator=PatchDiscriminator(info.num_classes, method.patch_grid**2),
     )
     return Trainer(config, accelerator, networks, preprocess, target, folder, start)

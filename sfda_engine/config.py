@@ -98,6 +98,9 @@ class ModelConfig:
     check_input: bool = True
     """Refuse a source model that was never trained, or whose BatchNorm statistics contradict `normalization` on the
     target's frames. false = warn and go on."""
+    activation_checkpointing: bool = False
+    """Compute the inside of the student's blocks again in the backward pass instead of keeping it: less memory, about
+    one more forward pass. The statistics and losses stay the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,9 @@ class TargetConfig:
     a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
     size: tuple[int, int] = (128, 96)
     """[width, height] in pixels of the frames that the model sees."""
+    crop: tuple[int, int] | None = None
+    """[width, height] in pixels of a random crop of each frame of `size` that a training step sees; the BN warm start
+    and the evaluation see whole frames. null = whole frames."""
     batch_size: int = 8
     """Frames a step, over all processes."""
     num_workers: int = 0
@@ -124,6 +130,11 @@ class TargetConfig:
     """Flip frames horizontally at random."""
     max_corrupt_share: float = 0.05
     """Share (0 to 1) of undecodable images that are skipped with a warning; more is an error."""
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """[width, height] of what a training step sees: the crop, or the whole frame."""
+        return self.crop or self.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +159,11 @@ class EvaluateConfig:
     than 3 points from it, in either direction, is reported with a warning. null = not known."""
     as_deployed: bool = False
     """Score also what the vehicle writes: labels at target.size, by nearest to the frame (as --as-deployed)."""
+    window: tuple[int, int] | None = None
+    """[width, height] in pixels, multiples of 32, of sliding windows over the frames of target.size, whose logits are
+    averaged where they overlap: bounds the memory of large frames. null = whole frames."""
+    window_overlap: float = 0.25
+    """Share (0 to 1) of a window's sides that the next one covers again, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +209,12 @@ class MethodConfig:
     student_init: Literal["source", "fresh"] = "source"
     """The student starts from the source weights, or fresh (then no warm start, no generator warm-up)."""
     synthetic_size: tuple[int, int] | None = None
-    """[width, height] in pixels of the generator's images. null = half the target's."""
+    """[width, height] in pixels of the generator's images. null = half the target's (of target.crop where given)."""
+    synthetic_sizes: tuple[tuple[int, int], ...] = ()
+    """Further sizes [width, height]: every step draws one of these and `synthetic_size`, all equally likely."""
+    synthetic_view: Literal["frame", "window"] = "frame"
+    """What a synthetic image stands for: frame = a whole target frame, shrunk, as in the paper; window = a part of one
+    at the target's own scale, drawn anew in every step, whose attention is compared with that part's alone."""
     warmup_steps: int = 100
     """Generator steps on L_BNS + tau L_DAD^st before the student moves."""
     generator_steps: int = 1

@@ -23,11 +23,13 @@ AT_LEAST: dict[str, float] = {
     "run.gradient_accumulation": 1,
     "model.num_classes": 2,
     "target.size": 32,
+    "target.crop": 32,
     "target.batch_size": 2,
     "target.num_workers": 0,
     "target.frames": 1,
     "target.max_corrupt_share": 0,
     "evaluate.frames": 1,
+    "evaluate.window": 32,
     "evaluate.expected_source_miou": 0,
     "method.alpha": 0,
     "method.beta": 0,
@@ -39,6 +41,7 @@ AT_LEAST: dict[str, float] = {
     "method.pseudo_label_scales": 1,
     "method.patch_grid": 1,
     "method.synthetic_size": 16,
+    "method.synthetic_sizes": 16,
     "method.warmup_steps": 0,
     "method.generator_steps": 1,
     "method.generator_width": 8,
@@ -74,6 +77,7 @@ AT_MOST: dict[str, float] = {
     "method.bn_momentum": 1,
 }
 BELOW_ONE = (
+    "evaluate.window_overlap",
     "method.pseudo_label_drop",
     "method.momentum",
     "method.generator_betas",
@@ -86,10 +90,10 @@ BELOW_ONE = (
 def validate(config: Config) -> None:
     """UserError at the first value that is not finite, out of range, or at odds with another one."""
     for key, value in _leaves(asdict(config)):
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, (int, float)):
-                _check_number(key, value, number)
+        for number in _numbers(value):
+            _check_number(key, value, number)
     _check_run(config)
+    _check_sizes(config)
     _check_data(config)
 
 
@@ -99,6 +103,36 @@ def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, tuple):
+        for member in value:
+            yield from _numbers(member)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+def _check_sizes(config: Config) -> None:
+    """Crops, windows and synthetic windows lie within their frames."""
+    target, method = config.target, config.method
+    if target.crop is not None:
+        _demand_within("target.crop", target.crop, "target.size", target.size)
+    if config.evaluate is not None and (window := config.evaluate.window) is not None:
+        _demand_within("evaluate.window", window, "target.size", target.size)
+        aligned = not any(side % 32 for side in window)
+        _demand(aligned, "evaluate.window", window, "of multiples of 32, the stride of the coarsest network")
+    if method.synthetic_view == "window":
+        frame = "target.crop" if target.crop else "target.size"
+        for size in [method.synthetic_size] if method.synthetic_size else []:
+            _demand_within("method.synthetic_size", size, frame, target.seen)
+        for size in method.synthetic_sizes:
+            _demand_within("method.synthetic_sizes", size, frame, target.seen)
+
+
+def _demand_within(key: str, part: tuple[int, int], whole_key: str, whole: tuple[int, int]) -> None:
+    fits = part[0] <= whole[0] and part[1] <= whole[1]
+    _demand(fits, key, part, f"within {whole_key} {list(whole)}, no side longer ([width, height])")
 
 
 def _check_number(key: str, value: Any, number: float) -> None:
@@ -117,7 +151,7 @@ def _check_run(config: Config) -> None:
     run, method, target = config.run, config.method, config.target
     if run.steps is None and run.epochs is None:
         raise UserError("run.steps and run.epochs are both null: give one of them, at least 1")
-    side = min(target.size)
+    side = min(target.seen)
     _demand(method.patch_grid <= side, "method.patch_grid", method.patch_grid, f"at most {side}, a target side")
     weights = (method.alpha, method.beta, method.max_square_weight, method.pseudo_label_weight)
     if not any(weights) and (method.gamma == 0 or method.patch_grid == 1):

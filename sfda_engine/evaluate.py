@@ -36,6 +36,7 @@ from sfda_engine.files import write_json
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.sliding import Window, window_logits
 
 BATCH = 8
 """Frames that are scored at a time, by all processes together; rounded up to a share for each."""
@@ -114,6 +115,7 @@ def confusion_counts(
     accelerator: Accelerator,
     *,
     as_deployed: bool = False,
+    window: Window | None = None,
 ) -> tuple[Tensor, int]:
     """Confusion counts (2, K, K) int64 at the labels' own size and at the images', and the number of frames.
 
@@ -126,7 +128,8 @@ def confusion_counts(
     for batch in loader:
         images, labels = batch["images"], batch["labels"]
         with accelerator.autocast():
-            logits = model(preprocess(images)).logits.float()
+            seen = preprocess(images)
+            logits = window_logits(model, seen, window) if window else model(seen).logits.float()
         counts = torch.stack(
             [
                 _image_counts(one[None], label, images.shape[-2:], classes, as_deployed)
@@ -164,7 +167,15 @@ def evaluate_model(
     """Score a segmenter on labelled frames resized to `size` (width, height). Raises UserError on bad labels."""
     images = open_evaluate(config, class_names=info.class_names, size=size)
     look_at(images, same_size=False)
-    return evaluate_images(model, info, images, size, accelerator, config.subset, as_deployed=config.as_deployed)
+    window = window_of(config)
+    return evaluate_images(
+        model, info, images, size, accelerator, config.subset, as_deployed=config.as_deployed, window=window
+    )
+
+
+def window_of(config: EvaluateConfig) -> Window | None:
+    """The sliding window that is asked for; None = whole frames."""
+    return Window(*config.window, config.window_overlap) if config.window else None
 
 
 def evaluate_images(
@@ -176,13 +187,16 @@ def evaluate_images(
     subset: tuple[str, ...] | None = None,
     *,
     as_deployed: bool = False,
+    window: Window | None = None,
 ) -> Evaluation:
-    """Score a segmenter on an opened data set, preprocessed as `info` says."""
+    """Score a segmenter on an opened data set, preprocessed as `info` says, by sliding windows where one is given."""
     batch_size = -(-BATCH // processes()) * processes()
     loader = DataLoader(EvaluationFrames(images, size=size), batch_size=batch_size, collate_fn=collate)
     preprocess = Preprocess(info.normalization, info.exposure).to(accelerator.device)
     model, loader = model.to(accelerator.device), accelerator.prepare(loader)
-    counts, frames = confusion_counts(model, preprocess, loader, info.num_classes, accelerator, as_deployed=as_deployed)
+    counts, frames = confusion_counts(
+        model, preprocess, loader, info.num_classes, accelerator, as_deployed=as_deployed, window=window
+    )
     own, training, *deployed = (scores_of(confusion, info.class_names, subset) for confusion in counts)
     return Evaluation(own, training, frames, *deployed)
 

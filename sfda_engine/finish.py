@@ -16,7 +16,7 @@ from torch import nn
 
 from sfda_engine.config import Config
 from sfda_engine.data.datasets import open_evaluate
-from sfda_engine.evaluate import Evaluation, evaluate_images, print_scores
+from sfda_engine.evaluate import Evaluation, evaluate_images, print_scores, window_of
 from sfda_engine.expectation import deviation_warnings
 from sfda_engine.files import write_json
 from sfda_engine.firewall import Firewall
@@ -92,9 +92,11 @@ def evaluate_all(
         models[name] = (network, described)
     size = config.target.size
     images = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
-    subset, as_deployed = config.evaluate.subset, config.evaluate.as_deployed
+    subset, as_deployed, window = config.evaluate.subset, config.evaluate.as_deployed, window_of(config.evaluate)
     return {
-        name: evaluate_images(model, described, images, size, accelerator, subset, as_deployed=as_deployed)
+        name: evaluate_images(
+            model, described, images, size, accelerator, subset, as_deployed=as_deployed, window=window
+        )
         for name, (model, described) in models.items()
     }
 

@@ -14,6 +14,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from sfda_engine.config import TargetConfig
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import process_index, processes, total
@@ -146,6 +147,13 @@ class Probe:
             pixels += labels.numel()
         summed = total(torch.cat([sums, sums.new_tensor([pixels])]))
         return summed[:-1] / summed[-1]
+
+
+def make_probe(
+    student: nn.Module, target: Images, config: TargetConfig, preprocess: Callable[[Tensor], Tensor]
+) -> Probe:
+    """The probe of a student as it starts, on this process's share of evenly spaced target frames."""
+    return Probe(student, probe_frames(target, config.size), preprocess, config.batch_size // processes())
 
 
 def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -40,6 +40,7 @@ def self_training_batches(
         flip=target.augment,
         jitter=JITTER,
         seed=seed,
+        crop=target.crop,
     )
     loader = accelerator.prepare(
         draw_loader(

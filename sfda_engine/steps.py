@@ -23,6 +23,7 @@ from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
 from sfda_engine.losses.max_square import image_weighted_max_square
 from sfda_engine.losses.pseudo_label import pseudo_label_loss
 from sfda_engine.models.batch_norm import Statistics, batch_norm_statistics
+from sfda_engine.models.generator import View
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
 from sfda_engine.ranking import RankedPatches, rank_target
 from sfda_engine.update import Update
@@ -113,14 +114,16 @@ def generator_terms(
     method: MethodConfig,
     *,
     warmup: bool = False,
+    view: View | None = None,
 ) -> Terms:
     """Eq. 11: L_BNS - alpha MAE - beta DAD_ss + tau DAD_st; `warmup` leaves the two terms against the student out.
 
-    latent (B, 256); target_features (B, C, h', w'), detached here. With discrepancy "log" the unbounded terms enter
+    latent (B, 256); `view` is what G draws of it, None = its own size; target_features (B, C, h', w') of what that
+    stands for, detached here. With discrepancy "log" the unbounded terms enter
     as -log(1 + .), which the paper does not: as printed, the generator wins by exploding.
     """
     attention = attention_settings(method)
-    synthetic = networks.generator(latent)
+    synthetic = networks.generator(latent, view)
     with record_statistics(networks.source) as layers:
         source = networks.source(synthetic)
     terms = {"bns": bns_loss(layers, norm=method.bns_norm)}
@@ -147,10 +150,10 @@ def transfer_terms(source: SegmenterOutput, student: SegmenterOutput, method: Me
     return terms
 
 
-def student_transfer_terms(networks: Networks, latent: Tensor, method: MethodConfig) -> Terms:
+def student_transfer_terms(networks: Networks, latent: Tensor, method: MethodConfig, view: View | None = None) -> Terms:
     """Eq. 12: alpha MAE + beta DAD_ss on a synthetic batch drawn anew; generator and source get no gradient."""
     with torch.no_grad():
-        synthetic = networks.generator(latent)
+        synthetic = networks.generator(latent, view)
         source = networks.source(synthetic)
     with batch_norm_statistics(networks.student, synthetic_statistics(method)):
         student = networks.student(synthetic)
@@ -218,10 +221,12 @@ def adaptation_step(
     method: MethodConfig,
     autocast: Callable,
     self_training: SelfTraining | None = None,
+    view: View | None = None,
 ) -> dict[str, Tensor]:
     """One alternation of generator, discriminator and student on target frames (B, 3, H, W), normalized.
 
-    latents: one (B, 256) for each generator update and one for the student. Returns the detached terms by name.
+    latents: one (B, 256) for each generator update and one for the student; `view` is what all of them are drawn as,
+    None = the generator's own size. Returns the detached terms by name.
     """
     size = (images.shape[-2], images.shape[-1])
     logged: dict[str, Tensor] = {}
@@ -249,6 +254,8 @@ def adaptation_step(
         del ranked, patches
 
     target_features = target.features.detach()
+    if view is not None:
+        target_features = view.of_features(target_features, size)
     del target  # and with it the graph of the target pass
 
     if self_training is not None:
@@ -260,10 +267,10 @@ def adaptation_step(
     if uses_transfer(method):
         for latent in latents[:-1]:
             with autocast():
-                terms = note("generator", generator_terms(networks, latent, target_features, method))
+                terms = note("generator", generator_terms(networks, latent, target_features, method, view=view))
             updates.generator(terms["total"])
         with autocast():
-            terms = note("student", student_transfer_terms(networks, latents[-1], method))
+            terms = note("student", student_transfer_terms(networks, latents[-1], method, view))
         updates.student.backward(terms["total"])
         student_total = student_total + terms["total"].detach()
 

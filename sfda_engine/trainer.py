@@ -23,10 +23,11 @@ from sfda_engine.data.readers import Images
 from sfda_engine.distributed import any_process, copy_from_main, gather, own_share
 from sfda_engine.errors import TrainingError
 from sfda_engine.guard import Guard
-from sfda_engine.guard_signals import Probe, probe_frames
+from sfda_engine.guard_signals import make_probe
 from sfda_engine.interrupts import Interrupts, stopped
 from sfda_engine.metrics import Metrics
 from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum, share_statistics
+from sfda_engine.models.generator import View
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.position import Position, total_steps, warmup_steps
 from sfda_engine.progress import RunProgress
@@ -41,6 +42,7 @@ from sfda_engine.steps import (
     generator_terms,
     unwritten_statistics,
 )
+from sfda_engine.synthetic_views import draw_view
 from sfda_engine.update import make_update
 from sfda_engine.warm_start import estimate_on_target
 
@@ -156,12 +158,9 @@ class Trainer:
 
     def _make_guard(self) -> Guard:
         """The guard of a run that begins, or that is yet to be loaded: the student is as it starts."""
-        student, target = self.networks.student, self.config.target
-        if self.config.method.student_init == "fresh":
-            return Guard(self.networks, self.updates, None)
-        frames = probe_frames(self.target, target.size)
-        share = target.batch_size // self.accelerator.num_processes
-        return Guard(self.networks, self.updates, Probe(student, frames, self.preprocess, share))
+        fresh, student = self.config.method.student_init == "fresh", self.networks.student
+        probe = None if fresh else make_probe(student, self.target, self.config.target, self.preprocess)
+        return Guard(self.networks, self.updates, probe)
 
     def _struck_out(self) -> bool:
         return self.guard is not None and self.guard.ended
@@ -206,7 +205,7 @@ class Trainer:
         seed = mix_seeds(run.seed, 1 if counter == "warmup" else 2)
         loader: DataLoader = self.accelerator.prepare(
             draw_loader(
-                TargetFrames(self.target, size=target.size, flip=target.augment, seed=seed),
+                TargetFrames(self.target, size=target.size, flip=target.augment, seed=seed, crop=target.crop),
                 len(self.target),
                 batch_size=target.batch_size,
                 seed=seed,
@@ -233,12 +232,14 @@ class Trainer:
 
     def warm_up_on(self, index: int, batch: Batch) -> dict[str, Tensor]:
         networks, method = self.networks, self.config.method
+        view = self._view(0, index)
         with self.accelerator.autocast():
             features = None
             if method.tau > 0:
                 with torch.no_grad(), batch_norm_statistics(networks.student, unwritten_statistics(method)):
                     features = networks.student(batch.images).features
-            terms = generator_terms(networks, self._latent(0, index, 0), features, method, warmup=True)
+                    features = view.of_features(features, (batch.images.shape[-2], batch.images.shape[-1]))
+            terms = generator_terms(networks, self._latent(0, index, 0), features, method, warmup=True, view=view)
         self.updates.generator(terms["total"])
         return {f"generator/{name}": value.detach() for name, value in terms.items()}
 
@@ -252,7 +253,12 @@ class Trainer:
             self.config.method,
             self.accelerator.autocast,
             batch.self_training,
+            self._view(1, index),
         )
+
+    def _view(self, phase: int, step: int) -> View:
+        """What the synthetic images of a step show, the same on all processes: drawn from (seed, phase, step)."""
+        return draw_view(self.config, torch.Generator().manual_seed(mix_seeds(self.config.run.seed, 5, phase, step)))
 
     def _latent(self, phase: int, step: int, part: int) -> Tensor:
         """z ~ N(0, I) of Eq. 3: drawn for the global batch from (seed, phase, step, part), this process's share."""
@@ -263,7 +269,7 @@ class Trainer:
     @torch.no_grad()
     def synthesize(self, count: int) -> Tensor:
         """Synthetic images (count, 3, h, w) of the generator as it stands, for the report; all processes draw them."""
-        return gather(self.networks.generator(self._latent(2, 0, 0)))[:count]
+        return gather(self.networks.generator(self._latent(2, 0, 0), self._view(2, 0)))[:count]
 
     def _log(self, progress: RunProgress, title: str, counter: str, step: int, total: int, rate: float) -> None:
         means = self.metrics.flush(title, step) if self.guard is None else self._guarded(counter, self.guard)

@@ -61,11 +61,16 @@ def mix_seeds(*parts: int) -> int:
 
 
 class TargetFrames(Dataset[TargetItem]):
-    """Unlabelled target frames for adaptation: float32 (3, H, W) in [0, 1] and a name, nothing else."""
+    """Unlabelled target frames for adaptation: float32 (3, H, W) in [0, 1] and a name, nothing else.
 
-    def __init__(self, images: Images, *, size: tuple[int, int], flip: bool, seed: int) -> None:
+    Frames are resized to `size`; with `crop`, a random part of that size is left of each. Sizes are (width, height).
+    """
+
+    def __init__(
+        self, images: Images, *, size: tuple[int, int], flip: bool, seed: int, crop: tuple[int, int] | None = None
+    ) -> None:
         self.images, self.size, self.seed = images, size, seed
-        self.augment = v2.RandomHorizontalFlip(0.5 if flip else 0.0)
+        self.augment = v2.Compose([v2.RandomHorizontalFlip(0.5 if flip else 0.0), *random_crop(crop)])
 
     def __getitem__(self, key: tuple[int, int]) -> TargetItem:
         draw, index = key
@@ -76,9 +81,15 @@ class TargetFrames(Dataset[TargetItem]):
         return {"image": image, "name": self.images.name(index)}
 
 
+def random_crop(size: tuple[int, int] | None) -> list[v2.Transform]:
+    """The transform that leaves a random part of `size` (width, height); none for None."""
+    return [] if size is None else [v2.RandomCrop((size[1], size[0]))]
+
+
 class TrainingFrames(Dataset[LabelledItem]):
     """Augmented labelled source frames for `train_source`: random zoom and crop, flip, color jitter.
 
+    With `crop` (width, height), a random part of that size is left of the frame at `size`.
     image float32 (3, H, W) in [0, 1]; label int64 (H, W).
     """
 
@@ -91,12 +102,14 @@ class TrainingFrames(Dataset[LabelledItem]):
         flip: bool,
         jitter: float,
         seed: int,
+        crop: tuple[int, int] | None = None,
     ) -> None:
         self.images, self.seed = images, seed
         self.size, self.scale = (size[1], size[0]), scale
         self.augment = v2.Compose(
             [
                 v2.RandomHorizontalFlip(0.5 if flip else 0.0),
+                *random_crop(crop),
                 v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
                 v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
             ]
