@@ -156,8 +156,8 @@ class Trainer:
 
     def _make_guard(self) -> Guard:
         """The guard of a run that begins, or that is yet to be loaded: the student is as it starts."""
-        student, target = self.networks.student, self.config.target
-        if self.config.method.student_init == "fresh":
+        student, target, method = self.networks.student, self.config.target, self.config.method
+        if method.student_init == "fresh" or not method.bn_warm_start_passes:
             return Guard(self.networks, self.updates, None)
         frames = probe_frames(self.target, target.size)
         share = target.batch_size // self.accelerator.num_processes
