@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from sfda_engine.distributed import any_process
-from sfda_engine.guard_signals import Signals
+from sfda_engine.guard_signals import AGREEMENT, Signals
 from sfda_engine.steps import Networks, Updates
 
 STRIKES = 3
@@ -40,7 +40,7 @@ class Look:
 
 class Guard:
     """Watches one run; part of every checkpoint. `probe` None looks for what is not finite alone, which is all that
-    can be told of a student that starts fresh."""
+    can be told of a student that has no BN warm start to be compared with."""
 
     def __init__(self, networks: Networks, updates: Updates, probe: Callable[[nn.Module], Signals] | None) -> None:
         self.networks, self.updates, self.probe = networks, updates, probe
@@ -140,7 +140,8 @@ def named(signals: Signals) -> dict[str, float]:
 
 def describe(signals: Signals) -> str:
     """A collapse in words."""
+    seen = "predictions drift away" if signals.agreement < AGREEMENT else "classes vanish while confidence climbs"
     return (
-        f"classes vanish while confidence climbs: against the start, one class has {signals.rarest_kept:.0%} of its "
-        f"pixels, mean entropy is {signals.entropy_kept:.0%}, {signals.agreement:.0%} of the pixels agree"
+        f"{seen}: against the start, the effective number of classes is {signals.classes_kept:.0%}, mean entropy "
+        f"{signals.entropy_kept:.0%}, and {signals.agreement:.0%} of the pixels agree"
     )

@@ -158,8 +158,10 @@ class Trainer:
 
     def _make_guard(self) -> Guard:
         """The guard of a run that begins, or that is yet to be loaded: the student is as it starts."""
-        fresh, student = self.config.method.student_init == "fresh", self.networks.student
-        probe = None if fresh else make_probe(student, self.target, self.config.target, self.preprocess)
+        method = self.config.method
+        if method.student_init == "fresh" or not method.bn_warm_start_passes:
+            return Guard(self.networks, self.updates, None)
+        probe = make_probe(self.networks.student, self.target, self.config.target, self.preprocess)
         return Guard(self.networks, self.updates, probe)
 
     def _struck_out(self) -> bool:

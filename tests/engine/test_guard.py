@@ -21,21 +21,21 @@ from sfda_engine.adapt import main
 from sfda_engine.entry import exit_code
 from sfda_engine.errors import TrainingError
 from sfda_engine.guard import RING, TRAINED, Guard, copied, is_finite
-from sfda_engine.guard_signals import FLOOR, LEFT, Probe, Signals, probe_frames, signals_of, statistics_drift
+from sfda_engine.guard_signals import CLASSES, FLOOR, LEFT, Probe, Signals, probe_frames, signals_of, statistics_drift
 from sfda_engine.metrics import read_metrics
 from sfda_engine.report import summary
 from sfda_engine.trainer import Trainer
 
 HEALTHY = Signals(
     class_entropy=1.0,
-    rarest_kept=1.0,
+    classes_kept=1.0,
     entropy=0.5,
     entropy_kept=1.0,
     confidence=0.8,
     agreement=1.0,
     bn_drift=0.0,
 )
-COLLAPSED = Signals(**{**vars(HEALTHY), "rarest_kept": 0.5, "entropy_kept": 0.5})
+COLLAPSED = Signals(**{**vars(HEALTHY), "classes_kept": 0.9, "entropy_kept": 0.5})
 
 
 class Painted(nn.Module):
@@ -69,10 +69,11 @@ def test_signals_against_closed_forms() -> None:
     student.logits.data = now.log().permute(0, 2, 1)[:, :, None]
     second = probe(student)
     assert second.agreement == 6 / 8
-    assert second.rarest_kept == pytest.approx((1 / 8 + FLOOR) / (2 / 8 + FLOOR))  # the last class
+    assert second.class_entropy == pytest.approx(-sum(p * math.log(p) for p in (5 / 8, 2 / 8, 1 / 8)), rel=1e-9)
+    assert second.classes_kept == pytest.approx(math.exp(second.class_entropy - first.class_entropy))
     assert second.entropy == pytest.approx((6 * entropy_sure + 2 * entropy_torn) / 8, rel=1e-6)
     assert second.entropy_kept == pytest.approx((second.entropy + FLOOR) / (first.entropy + FLOOR))
-    assert second.left == pytest.approx(second.rarest_kept * second.entropy_kept)
+    assert second.left == pytest.approx(second.classes_kept**CLASSES * second.entropy_kept)
     assert second.collapsed == (second.left < LEFT)
 
 
@@ -105,19 +106,18 @@ def test_drift_of_statistics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("histogram", "entropy", "collapsed"),
+    ("histogram", "entropy", "agreement", "collapsed"),
     [
-        ((0.5, 0.5), 0.5, False),  # surer alone is no collapse as long as it is not by far
-        ((0.8, 0.2), 0.75, True),  # classes vanish while confidence climbs
-        ((0.7, 0.3), 1.2, False),  # classes shrink while confidence falls
-        ((1.0, 0.0), 1.0, True),
+        ((0.5, 0.5), 1.0, 1.0, False),
+        ((0.5, 0.5), 0.78, 0.9, False),  # surer, and all classes still there: self-training that helps
+        ((0.65, 0.35), 0.85, 0.9, True),  # classes vanish while confidence climbs
+        ((0.65, 0.35), 1.1, 0.9, False),  # classes shrink while confidence falls
+        ((0.5, 0.5), 3.0, 0.6, True),  # another model than it was
     ],
 )
-def test_both_together_are_a_collapse(histogram: tuple[float, float], entropy: float, collapsed: bool) -> None:
-    kept = 0.65 if histogram == (0.5, 0.5) else entropy
-    shares = torch.tensor(histogram).double()
-    signals = signals_of(shares, torch.tensor([0.5, 0.5]).double(), (kept, 0.8, 0.9), 1.0, 0.0)
-    assert signals.collapsed == collapsed
+def test_what_is_a_collapse(histogram: tuple[float, float], entropy: float, agreement: float, collapsed: bool) -> None:
+    shares, even = torch.tensor(histogram).double(), torch.tensor([0.5, 0.5]).double()
+    assert signals_of(shares, even, (entropy, 0.8, agreement), 1.0, 0.0).collapsed == collapsed
 
 
 def test_probe_frames_are_even_and_shared() -> None:
@@ -348,8 +348,11 @@ def test_without_guard_a_nan_is_an_error(trainer: Callable[..., Trainer], monkey
         trainer("--method.guard", "false").run()
 
 
-def test_fresh_student_is_watched_for_what_is_not_finite_alone(trainer: Callable[..., Trainer]) -> None:
-    run = trainer("--method.student_init", "fresh")
+@pytest.mark.parametrize("option", [["student_init", "fresh"], ["bn_warm_start_passes", "0"]])
+def test_without_a_warm_start_only_what_is_not_finite_counts(
+    option: list[str], trainer: Callable[..., Trainer]
+) -> None:
+    run = trainer(f"--method.{option[0]}", option[1])
     run.run()
     assert run.guard is not None
     assert run.guard.probe is None
