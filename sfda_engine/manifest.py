@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sfda_engine import lock
 from sfda_engine.config import Config
 from sfda_engine.config_loader import resolve_weights
 from sfda_engine.files import write_json
@@ -21,7 +22,7 @@ from sfda_engine.sealed import MANIFEST
 
 FORMAT = 1
 # not held: itself, what is made from it or after it, and what a tracker or the user may write later
-LATER = ("manifest.json", "report.html", "evaluation.json", "bundle", "tensorboard")
+LATER = ("manifest.json", "report.html", "evaluation.json", "bundle", "tensorboard", lock.NAME)
 
 
 def write_manifest(folder: Path, config: Config, result: dict[str, Any]) -> str:
