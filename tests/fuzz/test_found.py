@@ -40,7 +40,7 @@ LAUGHS = "l0: &l0 x\n" + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]
         (LAUGHS, "unknown key 'l0'"),
         (f"run: {{steps: {'9' * 5000}}}", "run.steps: expected"),
         ("#" * (LARGEST + 1), "bytes: that is no configuration"),
-        (f"{'x' * 10_000}: 1", "unknown key 'xxx"),
+        (f"? {'x' * 10_000}\n: 1", "unknown key 'xxx"),
     ],
 )
 def test_a_configuration(text: str, reason: str, tmp_path: Path) -> None:
