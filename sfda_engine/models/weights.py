@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ from sfda_engine.models.preprocess import Exposure, Normalization
 from sfda_engine.models.user_module import UserModule
 
 METADATA_KEY = "sfda"
+MOST_CLASSES = 1000
+LONGEST_NAME = 200
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
@@ -110,12 +113,38 @@ def parse_info(path: Path, text: str) -> WeightsInfo:
             "palette": tuple(tuple(color) for color in fields["palette"]),
             "size": tuple(fields["size"]) if fields["size"] else None,
         }
-        return WeightsInfo(**(fields | tuples | {"normalization": norm}))
+        return checked(WeightsInfo(**(fields | tuples | {"normalization": norm})))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"weights {path}: its description cannot be read ({error!r}); another version wrote it, "
             "read it with that version or write it again"
         ) from error
+
+
+def checked(info: WeightsInfo) -> WeightsInfo:
+    """`info` itself. ValueError where a field, as a damaged file may have it, is not what its type says."""
+    count, norm = info.num_classes, info.normalization
+    numbers = (*norm.mean, *norm.std, norm.value_range)
+    fits = {
+        "arch": isinstance(info.arch, str) and len(info.arch) <= LONGEST_NAME,
+        "num_classes": type(count) is int and 2 <= count <= MOST_CLASSES,
+        "class_names": len(info.class_names) in (0, count) and all(isinstance(name, str) for name in info.class_names),
+        "palette": len(info.palette) in (0, count) and all(map(is_color, info.palette)),
+        "exposure": info.exposure in ("none", "gamma"),
+        "feature_layer": info.feature_layer is None or isinstance(info.feature_layer, str),
+        "size": info.size is None or (len(info.size) == 2 and all(type(n) is int and n > 0 for n in info.size)),
+        "normalization": len(norm.mean) == len(norm.std) == 3
+        and all(map(math.isfinite, numbers))
+        and min(norm.std) > 0,
+    }
+    if wrong := [name for name, good in fits.items() if not good]:
+        raise ValueError(f"impossible {', '.join(wrong)}")
+    return info
+
+
+def is_color(color: tuple[int, ...]) -> bool:
+    """Whether a color has three whole values of 0..255."""
+    return len(color) == 3 and all(type(value) is int and 0 <= value <= 255 for value in color)
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:

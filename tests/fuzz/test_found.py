@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sfda_engine.config_schema import nearest
 from sfda_engine.data.images import MAX_PIXELS, ends_well
 from sfda_engine.errors import UserError
 from sfda_engine.metrics import Metrics
+from sfda_engine.models.weights import WeightsInfo, parse_info
 from sfda_engine.pseudo_labels import load_labels
 from sfda_engine.report.run_folder import read_run
 from sfda_engine.sealed import damage
@@ -40,7 +42,7 @@ LAUGHS = "l0: &l0 x\n" + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]
         (LAUGHS, "unknown key 'l0'"),
         (f"run: {{steps: {'9' * 5000}}}", "run.steps: expected"),
         ("#" * (LARGEST + 1), "bytes: that is no configuration"),
-        (f"{'x' * 10_000}: 1", "unknown key 'xxx"),
+        (f"? {'x' * 10_000}\n: 1", "unknown key 'xxx"),
     ],
 )
 def test_a_configuration(text: str, reason: str, tmp_path: Path) -> None:
@@ -138,3 +140,29 @@ def test_a_folder_made_in_vain_goes_again(tmp_path: Path) -> None:
         with pytest.raises(UserError), build.new_folder(folder):
             raise UserError("bad labels")
     assert os.listdir(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arch": 3}, {"arch": {}}, {"arch": "x" * 5000}, {"num_classes": True}, {"num_classes": "3"},
+        {"num_classes": 10**9}, {"num_classes": float("nan")}, {"class_names": [1, 2, 3]}, {"class_names": ["a"]},
+        {"palette": [[1, 2, 300]] * 3}, {"palette": [[1, 2]] * 3}, {"exposure": "x"}, {"feature_layer": 3},
+        {"size": [0, 5]}, {"size": "ab"}, {"size": [1.5, 2]},
+    ],
+)  # fmt: skip
+def test_a_description_of_weights(change: dict[str, object]) -> None:
+    info = asdict(WeightsInfo(arch="streetnet", num_classes=3, class_names=("a", "b", "c")))
+    assert parse_info(Path("x"), json.dumps(info)).num_classes == 3
+    with pytest.raises(UserError, match="its description cannot be read"):
+        parse_info(Path("x"), json.dumps(info | change))
+
+
+@pytest.mark.parametrize(
+    "change", [{"std": [0, 1, 1]}, {"mean": [float("nan"), 0, 0]}, {"std": [1, 1]}, {"mean": "abc"}]
+)
+def test_a_normalization_of_weights(change: dict[str, object]) -> None:
+    info = asdict(WeightsInfo(arch="streetnet", num_classes=3))
+    info["normalization"] |= change
+    with pytest.raises(UserError, match="normalization"):
+        parse_info(Path("x"), json.dumps(info))
