@@ -24,7 +24,9 @@ from sfda_runtime.infer import build_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BY_ARGPARSE = re.compile(r"sfda-infer |sfda inspect |python -m (benchmarks|sfda_export|sfda_engine\.data)\.")
+BY_ARGPARSE = re.compile(
+    r"sfda-infer |sfda (?:inspect|certify) |python -m (benchmarks|sfda_export|sfda_engine\.data)\."
+)
 ENGINE_COMMAND = re.compile(r"(?:accelerate launch (?:--\S+ \S+ )*|python )-m (sfda_engine\.\w+)(.*)")
 
 
@@ -54,9 +56,8 @@ def test_command_of_argparse_parses(line: str, readers_folder: Path) -> None:
     if line.startswith("sfda-infer "):
         build_parser().parse_args(shlex.split(line)[1:])
         return
-    name, *argv = (
-        shlex.split(line)[2:] if line.startswith("python") else [COMMANDS["inspect"][0], *shlex.split(line)[2:]]
-    )
+    words = shlex.split(line)
+    name, *argv = words[2:] if line.startswith("python") else [COMMANDS[words[1]][0], *words[2:]]
     module = import_module(name)
     if hasattr(module, "__path__"):
         module = import_module(f"{name}.__main__")
