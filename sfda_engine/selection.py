@@ -6,7 +6,6 @@ What the rule rests on, and how often it is right: docs/label_free.md.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,8 +17,11 @@ from sfda_engine.models.preprocess import Exposure, Preprocess
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.trainer import Trainer
 
-LEAST_OVERLAP = 0.6
-"""Mean IoU with the labels of the BN warm start below which classes are taken to have vanished."""
+OVERLAP = 0.65
+"""Least mean IoU with the labels of the BN warm start: below it, classes have vanished."""
+DISAGREEMENT, CONSISTENCY = 0.9, 1.03
+"""At most this much of the BN warm start's mutual information between views, and at least this much of its mean IoU
+between sizes. Margins: whatever descends on its own predictions agrees with itself a little better, for nothing."""
 
 Scores = Mapping[str, float]
 
@@ -41,36 +43,44 @@ class Judgement:
     """Exposure correction that the weights are shipped with: the source's own where it is kept."""
 
 
-def disagreement(scores: Scores) -> float:
-    """Mutual information between predictions and views, in nats, that candidates are ranked by, the less the better.
+def faults(scores: Scores, warm: Scores) -> list[str]:
+    """What speaks against shipping a model instead of the BN warm start, in words; empty where nothing does.
 
-    Infinity where the model labels too little as the BN warm start does, or is broken: a model that predicts road alone
-    agrees with itself on every view.
+    Any one score is cheated by some method: entropy and mutual information by all that sharpen predictions, agreement
+    between views by a model that predicts road alone, diversity by those that descend on it (docs/label_free.md).
     """
-    value = scores["mutual_information"]
-    return value if math.isfinite(value) and scores["iou_bn_warm_start"] >= LEAST_OVERLAP else math.inf
+    found = []
+    overlap = scores["iou_bn_warm_start"]
+    if not overlap >= OVERLAP:
+        found.append(f"classes vanished: mean IoU {overlap:.2f} with the BN warm start's labels")
+    own, theirs = scores["mutual_information"], warm["mutual_information"]
+    if not own <= DISAGREEMENT * theirs:
+        found.append(f"augmented views disagree by {own:.4f} nats, before by {theirs:.4f}")
+    own, theirs = scores["iou_scale"], warm["iou_scale"]
+    if not own >= CONSISTENCY * theirs:
+        found.append(f"other sizes are labeled alike to a mean IoU of {own:.3f}, before {theirs:.3f}")
+    return found
 
 
 def decide(scores: Mapping[str, Scores]) -> tuple[str, str]:
-    """Name of the model that ships, and the basis in words; `scores` by name as in `Judgement`."""
-    ranked = {name: disagreement(own) for name, own in scores.items()}
-    warm = ranked["bn_warm_start"]
-    snapshots = [name for name in scores if name not in ("source", "bn_warm_start")]
-    best = min(snapshots, key=lambda name: (ranked[name], -int(name)))
-    if ranked[best] < warm:
-        return (
-            best,
-            f"predictions on augmented views disagree less than the BN warm start's: {ranked[best]:.4f} against "
-            f"{warm:.4f} nats",
+    """Name of the model that ships, and the basis in words; `scores` by name as in `Judgement`.
+
+    Of the snapshots without fault the one whose views disagree least, the latest of equals.
+    """
+    warm = scores["bn_warm_start"]
+    steps = sorted((name for name in scores if name not in ("source", "bn_warm_start")), key=int, reverse=True)
+    credible = [name for name in steps if not faults(scores[name], warm)]
+    if credible:
+        best = min(credible, key=lambda name: scores[name]["mutual_information"])
+        own = scores[best]
+        return best, (
+            f"step {best} against the BN warm start: augmented views disagree by {own['mutual_information']:.4f} nats "
+            f"for {warm['mutual_information']:.4f}, other sizes are labeled alike to a mean IoU of "
+            f"{own['iou_scale']:.3f} for {warm['iou_scale']:.3f}, and no class vanished"
         )
-    kept = "source" if ranked["source"] < warm else "bn_warm_start"
-    overlap = scores[best]["iou_bn_warm_start"]
-    if ranked[best] < math.inf:
-        why = f"predictions on augmented views disagree no less after adaptation: {ranked[best]:.4f} nats"
-    else:
-        why = f"adaptation lost classes: mean IoU {overlap:.2f} with the BN warm start's labels, below {LEAST_OVERLAP}"
-    name = "source" if kept == "source" else "BN warm start"
-    return kept, f"{why}; the {name} has {ranked[kept]:.4f} nats"
+    kept = "bn_warm_start" if faults(scores["source"], warm) else "source"
+    told = "; ".join(faults(scores[steps[0]], warm))
+    return kept, f"adaptation is not credibly better than the BN warm start: {told}"
 
 
 def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgement:
