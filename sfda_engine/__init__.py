@@ -10,11 +10,11 @@ The way of the data, in reading order; imports point upwards only:
     firewall               no label before the last step, source data never
     attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
     pseudo_labels          labels of target frames by the warm-started source, for self-training
-    views                  frames mirrored, resized, brighter, darker, and how far a model agrees with itself on them
-    warm_start             BatchNorm statistics on the target, mixed with the source's by a share chosen without labels
+    views                  frames mirrored, resized, brighter, darker, and what a model says of them
     losses                 one term of the paper a file
     input_convention       which convention a network was trained with, and how far frames are from its statistics
     label_free             what can be told of a model on frames without a label
+    warm_start             BatchNorm statistics on the target, mixed with the source's by a share chosen without labels
     update                 descent on a loss: over processes, under fp16, accumulated
     steps                  generator, discriminator and student step: the paper's stages as functions
     self_training          batches of pseudo-labelled frames

@@ -243,7 +243,7 @@ class MethodConfig:
     """Passes over target frames that re-estimate the student's BN statistics first. 0 = none."""
     bn_source_share: float | None = 0.0
     """Share (0 to 1) of the source's own BN statistics in the student's after they are re-estimated. null = chosen
-    without labels, by the entropy of the mean prediction over augmented views of some target frames."""
+    without labels, by what augmented views of some target frames agree on."""
     bn_final_passes: int = 0
     """Passes over target frames that re-estimate the student's BN statistics again after the last step, with the same
     share of the source's. 0 = none: those that the descent leaves. Worth it where `target_bn` is running."""

@@ -96,17 +96,3 @@ def batches(frames: Sequence[Image.Image], size: Size) -> Iterator[Sequence[Imag
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy (B, ...) in nats of probabilities (B, K, ...)."""
     return -(probabilities * (probabilities + EPSILON).log()).sum(1)
-
-
-def marginal_entropy(model: nn.Module, preprocess: Preprocess, frames: Sequence[Image.Image], size: Size) -> float:
-    """Entropy in nats of the mean prediction over the views, mean over all pixels of the frames; 0 to log K.
-
-    MEMO (Zhang, Levine, Finn, "Test time robustness via adaptation and augmentation", NeurIPS 2022) descends on it;
-    here it judges. Low where a model is sure and says the same of every view. `model` is a segmenter in eval mode.
-    """
-    total = 0.0
-    for batch in batches(frames, size):
-        maps = (probabilities for _, probabilities in view_probabilities(model, preprocess, batch, size))
-        mean = sum(maps, torch.zeros((), device=preprocess.mean.device)) / len(VIEWS)
-        total += entropy(mean).mean((1, 2)).sum().item()
-    return total / len(frames)

@@ -14,11 +14,10 @@ from sfda_engine.config import Config
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import decided_by_main
+from sfda_engine.label_free import sample_frames, score
 from sfda_engine.models.batch_norm import mix_statistics, reestimate_statistics
 from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.views import marginal_entropy
 
-SAMPLED_FRAMES = 32
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -51,7 +50,8 @@ def estimate_on_target(
     source.to(accelerator.device)
     reestimate_statistics(student, (preprocess(item["image"].to(accelerator.device)) for item in loader))
     if share is None:
-        share = decided_by_main(lambda: choose_share(student, source, preprocess, target, size))
+        chosen = choose_share(student, source, preprocess, target, size)  # by all: scores gather statistics
+        share = decided_by_main(lambda: chosen)
     mix_statistics(student, source, share)
     return share
 
@@ -59,22 +59,24 @@ def estimate_on_target(
 def choose_share(
     student: nn.Module, source: nn.Module, preprocess: Preprocess, target: Images, size: tuple[int, int]
 ) -> float:
-    """Share of the source's BN statistics (0 to 0.5) at which predictions on augmented views are surest together.
+    """Share of the source's BN statistics (0 to 0.5): raised from 0 as long as augmented views tell that it helps.
 
-    Measured by the marginal entropy over the views of some frames (Zhang, Levine, Finn, MEMO, 2022, there a loss).
-    `student` has the target's statistics and stays as it is. The descent starts at 0 and ends at the first rise: the
-    entropy can have a second, deeper minimum at large shares, where predictions have collapsed (docs/findings.md).
+    They do where the marginal entropy over the views falls (Zhang, Levine, Finn, MEMO, 2022, there a loss) and labels
+    at other sizes overlap more, class by class. Entropy alone has a second, deeper minimum at large shares, where
+    predictions have collapsed, and goes too far on CamVid dusk (docs/findings.md). `student` has the target's
+    statistics and stays as it is.
     """
-    frames = [target.image(index) for index in range(0, len(target), max(1, len(target) // SAMPLED_FRAMES))]
+    frames = sample_frames(target)
 
-    def entropy(share: float) -> float:
+    def scores(share: float) -> dict[str, float]:
         mixed = copy.deepcopy(student)
         mix_statistics(mixed, source, share)
-        return marginal_entropy(mixed, preprocess, frames, size)
+        return score(mixed, preprocess, frames, size)
 
-    least = entropy(SHARES[0])
+    best = scores(SHARES[0])
     for share, following in itertools.pairwise(SHARES):
-        if (rising := entropy(following)) >= least:
+        found = scores(following)
+        if found["marginal_entropy"] >= best["marginal_entropy"] or found["iou_scale"] <= best["iou_scale"]:
             return share
-        least = rising
+        best = found
     return SHARES[-1]

@@ -1,4 +1,4 @@
-"""Augmented views: geometry and light of each, and the marginal entropy against closed forms."""
+"""Augmented views: geometry and light of each, their entropy against its closed form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from sfda_engine.views import (
     VIEWS,
     batches,
     entropy,
-    marginal_entropy,
     scaled_size,
     view_probabilities,
     views,
@@ -36,18 +35,6 @@ class ByPixel(nn.Module):
 
     def forward(self, images: Tensor) -> SegmenterOutput:
         return SegmenterOutput(self.weight * images, images)
-
-
-class Alternating(nn.Module):
-    """Sure of another class at every call."""
-
-    calls = 0
-
-    def forward(self, images: Tensor) -> SegmenterOutput:
-        logits = torch.full((len(images), len(VIEWS), *images.shape[-2:]), -100.0)
-        logits[:, self.calls % len(VIEWS)] = 100.0
-        self.calls += 1
-        return SegmenterOutput(logits, images)
 
 
 def frame(seed: int = 0, size: tuple[int, int] = (96, 72)) -> Image.Image:
@@ -87,21 +74,6 @@ def test_a_view_keeps_architectures_that_halve_five_times_alive() -> None:
 def test_entropy_equals_its_closed_form() -> None:
     probabilities = torch.tensor([[0.25, 0.25, 0.5], [1.0, 0.0, 0.0]]).view(2, 3, 1, 1)
     assert entropy(probabilities).flatten().tolist() == pytest.approx([1.5 * math.log(2), 0.0], abs=1e-6)
-
-
-def test_marginal_entropy_equals_float64_over_the_views() -> None:
-    frames = [frame(seed) for seed in range(11)]  # 11 is no multiple of a batch
-    model = ByPixel(2.0)
-    expected = []
-    for one in frames:
-        mean = torch.stack([p.double() for _, p in view_probabilities(model, PREPROCESS, [one], SIZE)]).mean(0)
-        expected.append(torch.special.entr(mean).sum(1).mean().item())
-    assert marginal_entropy(model, PREPROCESS, frames, SIZE) == pytest.approx(np.mean(expected), rel=1e-5)
-
-
-def test_a_model_that_is_sure_but_says_something_else_of_every_view_has_the_largest_marginal_entropy() -> None:
-    assert marginal_entropy(Alternating(), PREPROCESS, [frame()], SIZE) == pytest.approx(math.log(len(VIEWS)), abs=1e-5)
-    assert marginal_entropy(ByPixel(1e4), PREPROCESS, [frame()], SIZE) < 0.1
 
 
 def test_batches_hold_all_frames_in_order_and_fewer_of_large_ones() -> None:
