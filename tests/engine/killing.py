@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sfda_engine.entry import exit_code
+from sfda_engine.guard import Guard
 from sfda_engine.metrics import Metrics
 from sfda_engine.trainer import Trainer
 
@@ -29,16 +30,20 @@ ADAPT, SOURCE, TRAINER, FINISH = (
 # command -> phase -> whose function it is; in the order of a run
 PHASES: dict[str, dict[str, tuple[Any, str]]] = {
     "adapt": {
-        "BN warm start": (ADAPT, "bn_warm_start"),
-        "pseudo-labels": (ADAPT, "pseudo_labels"),
+        "BN warm start": (ADAPT, "estimate_on_target"),
+        "pseudo-labels": (ADAPT, "label_target"),
         "saving the start": (ADAPT, "save_start"),
         "generator warm-up": (Trainer, "warm_up_on"),
         "log line": (Metrics, "write"),
+        "guard": (Guard, "look"),
         "checkpoint": (TRAINER, "save_checkpoint"),
         "adaptation": (Trainer, "adapt_on"),
         "saving weights": (ADAPT, "save_weights"),
+        "selection": (FINISH, "judge"),
+        "shipping": (FINISH, "save_weights"),
         "evaluation": (ADAPT, "evaluate_all"),
         "figures": (FINISH, "save_panels"),
+        "manifest": (FINISH, "write_manifest"),
         "report": (FINISH, "write_report"),
     },
     "train_source": {
@@ -115,7 +120,10 @@ def leavings(folder: Path) -> dict[str, Any]:
     weights = {path.name: path.read_bytes() for name in files if (path := folder / f"{name}.safetensors").exists()}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     scores = {
-        path.name: {key: json.loads(path.read_text()).get(key) for key in ("miou", "iou", "steps", "verdict")}
+        path.name: {
+            key: json.loads(path.read_text()).get(key)
+            for key in ("miou", "iou", "steps", "verdict", "selection", "guard")
+        }
         for path in (folder / "result.json", folder / "evaluation.json")
         if path.exists()
     }

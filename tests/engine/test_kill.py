@@ -62,14 +62,18 @@ def check_kills(command: str, argv: list[str], phases: list[tuple[str, int]], se
 
 
 @pytest.mark.slow
-def test_ten_kills_in_a_row(adapt_argv: list[str], tmp_path: Path) -> None:
+def test_fourteen_kills_in_a_row(adapt_argv: list[str], tmp_path: Path) -> None:
     phases = [("BN warm start", 1), ("pseudo-labels", 1), ("saving the start", 1), ("generator warm-up", 2)]
     phases += [
         ("checkpoint", 1),
         ("adaptation", 2),
+        ("guard", 2),
         ("checkpoint", 2),
+        ("selection", 1),
+        ("shipping", 2),
         ("evaluation", 1),
         ("figures", 1),
+        ("manifest", 1),
         ("report", 1),
     ]
     check_kills("adapt", adapt_argv, phases, seed=0, folder=tmp_path)

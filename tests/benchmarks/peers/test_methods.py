@@ -84,7 +84,7 @@ def test_the_engines_row_is_its_trainers_run(opened: Opened) -> None:
     driven = adapt(engine.sfda, source, target, limit=1000).snapshots[6]
     shipped = load_config("demo")
     assert (shipped.method.warmup_steps, shipped.run.steps) == (100, 120)
-    method = load_config("demo", ["--method.warmup_steps", "5"]).method
+    method = load_config("demo", ["--method.warmup_steps", "5", "--method.guard", "false"]).method
     trainer = make_trainer(
         engine_config(target, method), target.accelerator, copy.deepcopy(source), target.info, target.images, None
     )  # fmt: skip
