@@ -32,6 +32,7 @@ from benchmarks.peers.adabn import adabn
 from benchmarks.peers.cbst import cbst
 from benchmarks.peers.engine import (
     sfda,
+    sfda_batch,
     sfda_no_ipsm,
     sfda_paper_terms,
     sfda_statistics,
@@ -63,5 +64,6 @@ PEERS: dict[str, Method] = {
     "sfda_paper_terms": sfda_paper_terms,
     "sfda_statistics": sfda_statistics,
     "sfda_no_ipsm": sfda_no_ipsm,
+    "sfda_batch": sfda_batch,
     "sfda": sfda,
 }

@@ -69,14 +69,21 @@ def sfda_no_ipsm(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     yield from run_engine(network, target, gamma=0.0)
 
 
+def sfda_batch(network: nn.Module, target: Target) -> Iterator[nn.Module]:
+    """The run as `camvid_day_to_dusk` ships it: self-training on batch statistics, none of the source's."""
+    yield from run_engine(network, target, "camvid_day_to_dusk")
+
+
 def sfda(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """The shipped run."""
     yield from run_engine(network, target)
 
 
-def run_engine(network: nn.Module, target: Target, **overrides: Any) -> Iterator[nn.Module]:
-    """The shipped run with keys of its section `method` set otherwise."""
-    shipped = load_config("demo")
+def run_engine(
+    network: nn.Module, target: Target, configuration: str = "demo", **overrides: Any
+) -> Iterator[nn.Module]:
+    """A shipped run with keys of its section `method` set otherwise."""
+    shipped = load_config(configuration)
     assert shipped.run.steps is not None
     warmup = shipped.method.warmup_steps * target.steps // shipped.run.steps
     method = dataclasses.replace(shipped.method, warmup_steps=warmup, **overrides)
