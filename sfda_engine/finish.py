@@ -58,6 +58,7 @@ def ship(trainer: Trainer, folder: Path, info: WeightsInfo, adapted_info: Weight
     that it would have to beat.
     """
     student = trainer.accelerator.unwrap_model(trainer.networks.student)
+    trainer.finish_statistics(student)
     judgement, network, shipped_info = None, student, adapted_info
     if trainer.config.method.student_init != "fresh":
         warm_start = copy.deepcopy(student)
@@ -66,7 +67,6 @@ def ship(trainer: Trainer, folder: Path, info: WeightsInfo, adapted_info: Weight
         network = copy.deepcopy(student)
         network.load_state_dict(judgement.weights)
         shipped_info = dataclasses.replace(adapted_info, exposure=judgement.exposure)
-    trainer.finish_statistics(student)
     if trainer.accelerator.is_main_process:
         save_weights(folder / "last.safetensors", student, adapted_info)
         save_weights(folder / "adapted.safetensors", network, shipped_info)

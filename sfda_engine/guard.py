@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from sfda_engine.distributed import any_process
 from sfda_engine.guard_signals import AGREEMENT, Signals
+from sfda_engine.snapshots import copied
 from sfda_engine.steps import Networks, Updates
 
 STRIKES = 3
@@ -52,10 +52,6 @@ class Guard:
     def ended(self) -> bool:
         """Whether the run is over."""
         return len(self.events) >= STRIKES
-
-    def snapshots(self) -> list[Snapshot]:
-        """The start's and those on the ring, oldest first: what a judge without labels can choose from."""
-        return [self.start, *self.ring]
 
     def look(self, step: int, *, adapting: bool, terms: dict[str, float]) -> Look:
         """Judge the networks after `step`, by `terms` (means since the last look) and on the probe's frames.
@@ -120,11 +116,6 @@ class Guard:
             optimizer.load_state_dict(states["optimizers"][name])
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate / 2  # the schedule multiplies what it finds, so this lasts
-
-
-def copied(states: Any) -> Any:
-    """Nested states with every tensor copied to the CPU."""
-    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), states)
 
 
 def is_finite(module: nn.Module) -> bool:

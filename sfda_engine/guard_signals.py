@@ -18,6 +18,8 @@ from sfda_engine.config import TargetConfig
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import process_index, processes, total
+from sfda_engine.input_convention import layer_distance
+from sfda_engine.losses.bn_statistics import LayerStatistics
 from sfda_engine.models.batch_norm import batch_norm_layers
 
 FRAMES = 16
@@ -91,12 +93,7 @@ def signals_of(
 
 def statistics_drift(now: list[tuple[Tensor, Tensor]], start: list[tuple[Tensor, Tensor]]) -> float:
     """`Signals.bn_drift` of running means and variances (C,), a pair a layer."""
-    distances = []
-    for (mean, variance), (mean_0, variance_0) in zip(now, start, strict=True):
-        spread = variance_0 + 1e-5
-        means = (mean - mean_0).square() / spread
-        deviations = (0.5 * ((variance + 1e-5) / spread).log()).square()
-        distances.append((means + deviations).mean())
+    distances = [layer_distance(LayerStatistics(*own, *begun)) for own, begun in zip(now, start, strict=True)]
     return torch.stack(distances).mean().item()
 
 

@@ -86,8 +86,8 @@ def decide(scores: Mapping[str, Scores]) -> tuple[str, str]:
 def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgement:
     """Score all snapshots, the BN warm start and the source on a sample of the target frames; all processes do.
 
-    `warm_start` is the student as it began, `info` the source's own; each snapshot is judged as it would ship, with BN
-    statistics estimated on the target by its own weights.
+    `warm_start` is the student as it began, `info` the source's own. Each snapshot is judged as it would ship, with BN
+    statistics estimated on the target by its own weights; the trainer's student, the last of them, has them already.
     """
     size, preprocess, source = trainer.config.target.size, trainer.preprocess, trainer.networks.source
     as_source = Preprocess(info.normalization, info.exposure).to(trainer.accelerator.device)
@@ -98,11 +98,14 @@ def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgeme
         "source": score(source, as_source, frames, size, references),
         "bn_warm_start": score(warm_start, preprocess, frames, size, references),
     }
-    last = {trainer.position.adaptation: trainer.accelerator.unwrap_model(trainer.networks.student).state_dict()}
-    for step, state in (trainer.snapshots.taken | last).items():
-        network = copy.deepcopy(warm_start)
-        network.load_state_dict(state)
-        trainer.finish_statistics(network)
+    last, snapshots = trainer.position.adaptation, {}
+    for step, state in trainer.snapshots.taken.items():
+        if step != last:
+            snapshots[step] = copy.deepcopy(warm_start)
+            snapshots[step].load_state_dict(state)
+            trainer.finish_statistics(snapshots[step])
+    snapshots[last] = trainer.accelerator.unwrap_model(trainer.networks.student)
+    for step, network in snapshots.items():
         weights[str(step)] = network.state_dict()
         scores[str(step)] = score(network, preprocess, frames, size, references)
     name, basis = decided_by_main(lambda: decide(scores))

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 32
-"""Windows begin and end on multiples of this many pixels, hence on whole cells of every network's output."""
+from sfda_engine.models.segmenter import ALIGNMENT
 
 
 class Window(NamedTuple):

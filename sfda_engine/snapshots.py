@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
 SNAPSHOTS = 2
@@ -19,10 +20,15 @@ class Snapshots:
     def take(self, step: int, student: nn.Module) -> None:
         """Copy the weights after `step` steps, if that is due."""
         if step in self.due:
-            self.taken[step] = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
+            self.taken[step] = copied(dict(student.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.taken = dict(state["taken"])
+
+
+def copied(states: Any) -> Any:
+    """Nested states with every tensor copied to the CPU."""
+    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), states)

@@ -6,9 +6,7 @@ import torch
 
 from sfda_engine.config import Config
 from sfda_engine.models.generator import View
-
-ALIGNMENT = 32
-"""Windows begin on multiples of this many pixels, hence on whole cells of every network's features."""
+from sfda_engine.models.segmenter import ALIGNMENT
 
 
 def synthetic_sizes(config: Config) -> list[tuple[int, int]]:

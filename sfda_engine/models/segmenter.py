@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+ALIGNMENT = 32
+"""Parts of an image that begin on multiples of this many pixels begin on whole cells of every network's outputs."""
+
 
 class SegmenterOutput(NamedTuple):
     """What a segmenter's `forward(images (B, 3, H, W), normalized)` returns."""

@@ -5,18 +5,21 @@ Everything is 32x32 and trained for seconds; what it shows is the machinery, not
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from sfda_engine import finish
+from sfda_engine import finish, steps
 from sfda_engine.adapt import make_trainer
 from sfda_engine.build import load_segmenter, make_accelerator
 from sfda_engine.config import Config
@@ -217,3 +220,16 @@ def launch(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[i
         return process.returncode, out + err
 
     return run
+
+
+def break_loss(term: str, good: int, patch: pytest.MonkeyPatch) -> None:
+    """Let a loss of `sfda_engine.steps` become NaN after `good` calls."""
+    calls, true_loss = 0, getattr(steps, term)
+
+    def breaks(*arguments: Any, **options: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = true_loss(*arguments, **options)
+        return loss * math.nan if calls > good else loss
+
+    patch.setattr(steps, term, breaks)

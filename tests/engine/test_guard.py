@@ -20,11 +20,13 @@ from sfda_engine import steps
 from sfda_engine.adapt import main
 from sfda_engine.entry import exit_code
 from sfda_engine.errors import TrainingError
-from sfda_engine.guard import RING, TRAINED, Guard, copied, is_finite
+from sfda_engine.guard import RING, TRAINED, Guard, is_finite
 from sfda_engine.guard_signals import CLASSES, FLOOR, LEFT, Probe, Signals, probe_frames, signals_of, statistics_drift
 from sfda_engine.metrics import read_metrics
 from sfda_engine.report import summary
+from sfda_engine.snapshots import copied
 from sfda_engine.trainer import Trainer
+from tests.engine.conftest import break_loss
 
 HEALTHY = Signals(
     class_entropy=1.0,
@@ -193,7 +195,7 @@ def test_strike_goes_back_to_the_bit_and_halves_the_rates(trainer: Callable[...,
     run.run()
     assert run.guard is not None
     guard, before = run.guard, states(run)
-    assert [snapshot["step"] for snapshot in guard.snapshots()] == [1, 4, 5]
+    assert [snapshot["step"] for snapshot in [guard.start, *guard.ring]] == [1, 4, 5]
     rates = [group["lr"] for name in TRAINED for group in getattr(run.updates, name).optimizer.param_groups]
     with torch.no_grad():
         for name in TRAINED:
@@ -209,12 +211,12 @@ def test_strike_goes_back_to_the_bit_and_halves_the_rates(trainer: Callable[...,
     assert same(before, states(run))
     halved = [group["lr"] for name in TRAINED for group in getattr(run.updates, name).optimizer.param_groups]
     assert halved == [rate / 2 for rate in rates]
-    assert [snapshot["step"] for snapshot in guard.snapshots()] == [1, 4]
+    assert [snapshot["step"] for snapshot in [guard.start, *guard.ring]] == [1, 4]
     # the snapshot that it went back to is a copy: the run goes on without touching the others
-    kept = copied(guard.snapshots())
+    kept = copied([guard.start, *guard.ring])
     for index, (batch,) in run.batches("adaptation", 0, 2):
         run.adapt_on(index, batch)
-    assert same(kept, guard.snapshots())
+    assert same(kept, [guard.start, *guard.ring])
 
 
 def test_strikes_in_a_row_go_back_to_the_start(trainer: Callable[..., Trainer]) -> None:
@@ -271,15 +273,7 @@ def test_three_nans_end_the_run_whole_with_the_last_good_weights(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    calls, true_loss = 0, getattr(steps, term)
-
-    def breaks(*arguments: Any, **options: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        loss = true_loss(*arguments, **options)
-        return loss * math.nan if calls > 4 else loss
-
-    monkeypatch.setattr(steps, term, breaks)
+    break_loss(term, 4, monkeypatch)
     run = tmp_path / "run"
     argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--run.steps", "20"]
     assert exit_code(main, [*argv, "--evaluate.root", str(night_frames)]) == 0

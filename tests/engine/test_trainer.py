@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sfda_engine import steps
 from sfda_engine.adapt import main
 from sfda_engine.checkpoint import list_checkpoints
 from sfda_engine.config import Config
@@ -25,6 +24,7 @@ from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.position import total_steps
 from sfda_engine.trainer import Trainer
 from sfda_engine.update import Update
+from tests.engine.conftest import break_loss
 
 NETWORKS = ("source", "student", "generator", "discriminator")
 
@@ -220,15 +220,7 @@ def test_nan_without_guard_stops_names_its_term_and_keeps_the_last_good_checkpoi
     capsys: pytest.CaptureFixture[str],
     quick: None,
 ) -> None:
-    calls, true_loss = 0, getattr(steps, term)
-
-    def breaks(*arguments: Any, **options: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        loss = true_loss(*arguments, **options)
-        return loss * math.nan if calls > 8 else loss
-
-    monkeypatch.setattr(steps, term, breaks)
+    break_loss(term, 8, monkeypatch)
     run = tmp_path / "run"
     argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--run.steps", "20", "--method.guard", "false"]
     assert exit_code(main, argv) == 1
