@@ -71,6 +71,16 @@ ABOVE_ZERO = (
 )
 AT_MOST: dict[str, float] = {
     "run.seed": 2**32 - 1,
+    # what no machine has the memory for
+    "target.size": 2**14,
+    "target.batch_size": 2**16,
+    "target.num_workers": 2**10,
+    "source.size": 2**14,
+    "source.batch_size": 2**16,
+    "source.num_workers": 2**10,
+    "method.synthetic_size": 2**14,
+    "method.generator_width": 2**12,
+    "method.pseudo_label_scales": 16,
     "target.max_corrupt_share": 1,
     "evaluate.expected_source_miou": 100,
     "method.bn_source_share": 1,
@@ -136,7 +146,8 @@ def _demand_within(key: str, part: tuple[int, int], whole_key: str, whole: tuple
 
 
 def _check_number(key: str, value: Any, number: float) -> None:
-    _demand(math.isfinite(number), key, value, "a finite number")
+    finite = abs(number) < 2**63 if isinstance(number, int) else math.isfinite(number)
+    _demand(finite, key, value, "a finite number")
     if key in AT_LEAST:
         _demand(number >= AT_LEAST[key], key, value, f"at least {AT_LEAST[key]}")
     if key in ABOVE_ZERO:
@@ -201,10 +212,11 @@ def _check_domain(key: str, domain: str | None) -> None:
     if domain not in SCENE_DOMAINS:
         close = get_close_matches(str(domain), SCENE_DOMAINS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"{key} is {domain!r}: scenes come as {', '.join(SCENE_DOMAINS)}{hint}")
+        raise UserError(f"{key} is {domain and domain[:100]!r}: scenes come as {', '.join(SCENE_DOMAINS)}{hint}")
 
 
 def _demand(condition: bool, key: str, value: Any, permitted: str) -> None:
     if not condition:
-        shown = list(value) if isinstance(value, tuple) else value
+        shown = str(list(value) if isinstance(value, tuple) else value)
+        shown = shown if len(shown) <= 120 else f"{shown[:120]}..."
         raise UserError(f"{key} is {shown}: it must be {permitted}")

@@ -61,7 +61,8 @@ class Metrics:
             text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in kept)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{self.path} holds a line that no run has written ({error!r}); remove that line, or move the file away"
+                f"{self.path} holds a line that no run has written ({repr(error)[:200]}); remove that line, or move "
+                "the file away"
             ) from error
         write_text(self.path, text)
 

@@ -84,7 +84,7 @@ def load_labels(path: Path, images: Images) -> PseudoLabelled:
             raise ValueError(f"{len(sizes)} labels for {len(images)} frames, or one of an impossible size")
     except (*DECODING_ERRORS, *ZIP_ERRORS) as error:
         raise UserError(
-            f"{path} is damaged ({error!r}); delete its folder, and the resumed run makes it anew"
+            f"{path} is damaged ({repr(error)[:200]}); delete its folder, and the resumed run makes it anew"
         ) from error
     return PseudoLabelled(images, labels, sizes)
 

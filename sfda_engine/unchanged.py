@@ -92,17 +92,25 @@ def check_origin(origin: dict[str, Any], run_folder: Path) -> None:
         begun = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name in origin if begun[name] != origin[name]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); delete it to go on without comparing inputs") from error
+        raise UserError(
+            f"{path} cannot be read ({repr(error)[:200]}); delete it to go on without comparing inputs"
+        ) from error
     if "processes" in changed:
         changed.remove("processes")
         log.warning("begun with %s, going on with %s processes", begun["processes"], origin["processes"])
         log.warning("the weights will be equal to a whole run's up to rounding, not bit for bit")
     if changed:
-        differences = "; ".join(f"{name} was {begun[name]}, is {origin[name]}" for name in changed)
+        differences = "; ".join(f"{name} was {_short(begun[name])}, is {_short(origin[name])}" for name in changed)
         raise UserError(
             f"run.resume: {run_folder} began with other inputs ({differences}); give it the same again, or begin "
             "another run with --run.output"
         )
+
+
+def _short(value: Any) -> str:
+    """A value of origin.json in a message: a hash is shown whole, what a damaged file holds is not."""
+    text = str(value)
+    return text if len(text) <= 80 and text.isprintable() else f"{text[:80]!r}..."
 
 
 def _value(config: Any, key: str) -> Any:

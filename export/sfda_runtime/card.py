@@ -86,7 +86,9 @@ def from_json(text: str, origin: str) -> Card:
         }
         return Card(**(fields | tuples))
     except (ValueError, OverflowError, TypeError, KeyError, RecursionError) as error:
-        raise ModelError(f"{origin}: its description cannot be read ({error!r}); export the model again") from error
+        raise ModelError(
+            f"{origin}: its description cannot be read ({repr(error)[:200]}); export the model again"
+        ) from error
 
 
 def _pair(values: Any) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} has no {NAME}: the copy is not complete, or the export was stopped; copy or export it again"
         ) from error
     except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path} cannot be read ({error!r}); copy or export the bundle again") from error
+        raise IntegrityError(f"{path} cannot be read ({repr(error)[:200]}); copy or export the bundle again") from error
 
 
 def manifest_beside(model: Path) -> Manifest | None:
@@ -103,6 +103,10 @@ def check_hash(content: bytes, expected: str, path: Path) -> None:
 def _confined(folder: Path, name: str) -> Path:
     """The path of a name in the manifest, which must lie inside the bundle, links followed."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except ValueError:  # a name that no file can have
+        inside = False
+    if not inside:
         raise IntegrityError(f"{folder / NAME} names {name!r}, which lies outside the bundle; export it again")
     return path

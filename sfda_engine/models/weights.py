@@ -116,7 +116,7 @@ def parse_info(path: Path, text: str) -> WeightsInfo:
         return checked(WeightsInfo(**(fields | tuples | {"normalization": norm})))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"weights {path}: its description cannot be read ({error!r}); another version wrote it, "
+            f"weights {path}: its description cannot be read ({repr(error)[:200]}); another version wrote it, "
             "read it with that version or write it again"
         ) from error
 

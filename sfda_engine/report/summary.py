@@ -25,6 +25,7 @@ HELD = {
     "keep_source": "the weights of the source model",
     "keep_bn_warm_start": "the weights of the BN warm start",
 }
+GRAY = "#94a3b8"
 NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -205,10 +206,15 @@ def measures(result: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
 
 def legend(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Class names and CSS colors; gray where the palette has none."""
-    palette = result.get("palette") or []
     names = result.get("classes") or []
-    colors = ["#" + "".join(f"{int(channel):02x}" for channel in color) for color in palette]
-    return [(str(name), colors[index] if index < len(colors) else "#94a3b8") for index, name in enumerate(names)]
+    colors = [_css(color) for color in result.get("palette") or []]
+    return [(str(name), colors[index] if index < len(colors) else GRAY) for index, name in enumerate(names)]
+
+
+def _css(color: Any) -> str:
+    """ "#rrggbb", gray where there are no three whole numbers of 0 to 255."""
+    good = isinstance(color, list | tuple) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
+    return "#" + "".join(f"{channel:02x}" for channel in color) if good else GRAY
 
 
 def facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -21,13 +21,15 @@ from sfda_engine.metrics import Metrics
 from sfda_engine.models.weights import WeightsInfo, parse_info
 from sfda_engine.pseudo_labels import load_labels
 from sfda_engine.report.run_folder import read_run
+from sfda_engine.report.summary import GRAY, legend
 from sfda_engine.sealed import damage
 from sfda_runtime import card
 from sfda_runtime.errors import IntegrityError, ModelError, UsageError
-from sfda_runtime.manifest import read_manifest
+from sfda_runtime.manifest import read_checked, read_manifest
 from sfda_runtime.sources import open_source
 from sfda_runtime.state import read_start
 from tests.fuzz.test_manifests import Frames, write_run
+from tests.runtime.tiny import write_bundle
 
 DEEP = "[" * 100_000
 LAUGHS = "l0: &l0 x\n" + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 12))
@@ -41,6 +43,10 @@ LAUGHS = "l0: &l0 x\n" + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]
         ("? &a [*a]\n: 1", "name of a key"),
         (LAUGHS, "unknown key 'l0'"),
         (f"run: {{steps: {'9' * 5000}}}", "run.steps: expected"),
+        (f"run: {{steps: 1{'0' * 400}}}", "run.steps is 1000"),
+        (f"method: {{pseudo_label_scales: [{'0, ' * 2000}1]}}", "method.pseudo_label_scales is"),
+        (f"evaluate: {{dataset: scenes, split: '{'9' * 5000}'}}", "evaluate.split is '999"),
+        ("target: {size: [1000000000, 32]}", "at most 16384"),
         ("#" * (LARGEST + 1), "bytes: that is no configuration"),
         (f"? {'x' * 10_000}\n: 1", "unknown key 'xxx"),
     ],
@@ -166,3 +172,16 @@ def test_a_normalization_of_weights(change: dict[str, object]) -> None:
     info["normalization"] |= change
     with pytest.raises(UserError, match=r"normalization|its description"):
         parse_info(Path("x"), json.dumps(info))
+
+
+def test_a_name_in_a_manifest_that_no_file_can_have(tmp_path: Path) -> None:
+    stated = write_bundle(tmp_path / "bundle") / "manifest.json"
+    for name in ("\ud800", "a\0b", "../bundle2/x"):
+        stated.write_text(json.dumps(json.loads(stated.read_text()) | {"files": {name: {"sha256": "0", "bytes": 1}}}))
+        with pytest.raises(IntegrityError, match="outside the bundle"):
+            read_checked(read_manifest(stated.parent), name)
+
+
+@pytest.mark.parametrize("palette", [[[1, 2]], [[1, 2, [3]]], [5], ["red"], [[-1, 0, 0]]])
+def test_a_palette_without_colors(palette: list[object]) -> None:
+    assert legend({"classes": ["a"], "palette": palette}) == [("a", GRAY)]

@@ -60,11 +60,18 @@ def test_bundle(count: int, tmp_path: Path) -> None:
         code = infer(["verify", str(hostile)])
         assert code in (0, 2, 3), code
         for name in read_manifest(hostile).files:
-            assert (hostile / name).resolve().is_relative_to(hostile.resolve()) or refused(hostile, name)
+            assert within(hostile, name) or refused(hostile, name)
 
     outcomes = run_cases("bundle", case, count, refusals=(RuntimeFault,))
     assert outcomes["taken"]
     assert outcomes["IntegrityError"]
+
+
+def within(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except ValueError:  # a name that no file can have
+        return False
 
 
 def refused(folder: Path, name: str) -> bool:
