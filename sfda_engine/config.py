@@ -239,6 +239,9 @@ class MethodConfig:
     """Adam's betas for the patch discriminator."""
     clip_grad_norm: float | None = 1.0
     """Largest gradient norm of the generator. null = no clipping."""
+    student_clip_grad_norm: float | None = None
+    """Largest gradient norm of the student. null = no clipping. Needed where `target_bn` is running: nothing else there
+    holds a batch that the statistics do not fit."""
     bn_warm_start_passes: int = 2
     """Passes over target frames that re-estimate the student's BN statistics first. 0 = none."""
     bn_source_share: float | None = 0.0

@@ -65,6 +65,7 @@ ABOVE_ZERO = (
     "method.generator_lr",
     "method.discriminator_lr",
     "method.clip_grad_norm",
+    "method.student_clip_grad_norm",
     "method.bn_momentum",
     "source.lr",
     "source.scale",

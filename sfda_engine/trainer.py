@@ -113,7 +113,7 @@ class Trainer:
         student.eval()
         source = networks.source.to(accelerator.device).eval().requires_grad_(False)
         updates = Updates(
-            student=make_update(accelerator, student_optimizer),
+            student=make_update(accelerator, student_optimizer, method.student_clip_grad_norm),
             generator=make_update(accelerator, generator_optimizer, method.clip_grad_norm),
             discriminator=make_update(accelerator, discriminator_optimizer),
         )

@@ -20,6 +20,7 @@ PAPER_TERMS: Changes = {
     "target_bn": "batch",
     "bn_source_share": 0.0,
     "bn_final_passes": 0,
+    "student_clip_grad_norm": None,
 }
 """Self-training and its BN statistics are some shipped configurations' own; the paper has neither."""
 TRANSFER: Changes = PAPER_TERMS | {

@@ -27,6 +27,7 @@ PAPER_TERMS: dict[str, Any] = {
     "target_bn": "batch",  # frozen statistics collapse without self-training
     "bn_source_share": 0.0,
     "bn_final_passes": 0,
+    "student_clip_grad_norm": None,
 }
 TRANSFER_ALONE = PAPER_TERMS | {"max_square_weight": 0.0, "gamma": 0.0}
 

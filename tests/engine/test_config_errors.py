@@ -104,6 +104,7 @@ OUT_OF_RANGE = [
     ("method.generator_lr", "-1", "above 0"),
     ("method.discriminator_lr", "0", "above 0"),
     ("method.clip_grad_norm", "0", "above 0"),
+    ("method.student_clip_grad_norm", "0", "above 0"),
     ("method.momentum", "1", "below 1"),
     ("method.generator_betas", "[0.5, 1.0]", "below 1"),
     ("method.bn_momentum", "1.5", "at most 1"),

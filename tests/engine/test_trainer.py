@@ -197,6 +197,16 @@ def test_learning_rate_follows_the_polynomial(trainer: Callable[..., Trainer]) -
     assert [line["lr"] for line in lines_of(run)] == pytest.approx(expected, abs=1e-12)
 
 
+def test_student_gradient_is_clipped(trainer: Callable[..., Trainer]) -> None:
+    options = ("--run.steps", "1", "--method.warmup_steps", "0", "--method.weight_decay", "0", "--method.lr", "0.1")
+    run = trainer(*options, "--method.student_clip_grad_norm", "0.01")
+    before = parameters(run.networks.student)
+    run.run()
+    moved = [(value - before[key]).flatten().double() for key, value in parameters(run.networks.student).items()]
+    # the first Nesterov step moves by lr (1 + momentum) g
+    assert torch.cat(moved).norm().item() == pytest.approx(0.1 * 1.9 * 0.01, rel=0.01)
+
+
 def test_literal_ends_or_names_what_broke(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--method.preset", "literal", "--run.steps", "12", "--method.guard", "false")
     failure = None
