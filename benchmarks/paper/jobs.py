@@ -140,7 +140,7 @@ def run_config(run: Run, options: Options) -> Config:
         assert source is not None
         changes["lr"] = source.lr
     for key, value in changes.items():
-        words += [f"--method.{key}", str(value)]
+        words += [f"--method.{key}", "null" if value is None else str(value)]
     return _scheduled(load_config(named(task.config, job.network), words), options)
 
 
