@@ -35,7 +35,7 @@ from sfda_engine.distributed import decided_by_main, leave, wait_for_all
 from sfda_engine.dry_run import print_plan
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import check_subset, scoring_failed
+from sfda_engine.evaluate import check_subset, scoring_failed, window_of
 from sfda_engine.finish import evaluate_all, export_bundle, finish, is_finished, ship
 from sfda_engine.firewall import Firewall, firewall
 from sfda_engine.intake import examination_device, examine, exposure_of, heed
@@ -50,6 +50,7 @@ from sfda_engine.models.weights import WeightsInfo, save_weights, sha256_of
 from sfda_engine.presets import literal_warnings
 from sfda_engine.provenance import code_identity, record_frames
 from sfda_engine.pseudo_labels import label_target
+from sfda_engine.sliding import check_windows
 from sfda_engine.start import Start, find_start, load_start, save_start
 from sfda_engine.steps import Networks
 from sfda_engine.synthetic_views import generator_size, synthetic_sizes
@@ -95,6 +96,8 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
         check_subset(config.evaluate.subset, info.class_names)
     for size in {config.target.size, config.target.seen, *synthetic_sizes(config)}:
         check_forward(source, size)
+    if config.evaluate is not None and (window := window_of(config.evaluate)):
+        check_windows(source, window)
     if config.method.student_init == "fresh" and config.model.backbone_weights is not None:
         backbone_file(source, config.model.backbone_weights, download=config.model.download)
     source.to(examination_device())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -73,8 +74,13 @@ def check_outputs(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(path.parent.relative_to(folder).as_posix(), "changed", what)
         else:
             yield Finding(name, "ok")
-    for name in sorted(set(held_files(folder)) - set(manifest["outputs"])):
-        yield Finding(name, "other", "it was added after the run", must=False)
+    added = sorted(set(held_files(folder)) - set(manifest["outputs"]))
+    for place, names in itertools.groupby(added, lambda name: Path(name).parts[0]):
+        first, *others = names
+        if others:
+            yield Finding(place, "other", f"{1 + len(others)} files in it were added after the run", must=False)
+        else:
+            yield Finding(first, "other", "it was added after the run", must=False)
 
 
 def check_inputs(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:

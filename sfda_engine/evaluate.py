@@ -36,7 +36,7 @@ from sfda_engine.files import write_json
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.sliding import Window, window_logits
+from sfda_engine.sliding import Window, check_windows, window_logits
 
 BATCH = 8
 """Frames that are scored at a time, by all processes together; rounded up to a share for each."""
@@ -217,6 +217,8 @@ def evaluate(config: Config) -> Evaluation:
     model, info = load_segmenter(config.model)
     check_subset(config.evaluate.subset, info.class_names)
     check_forward(model, config.target.size)
+    if window := window_of(config.evaluate):
+        check_windows(model, window)
     output = config.run.output
     with nullcontext() if output is None else new_folder(Path(output).expanduser()) as folder:
         result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)

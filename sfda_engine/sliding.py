@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sfda_engine.errors import UserError
 from sfda_engine.models.segmenter import ALIGNMENT
 
 
@@ -35,7 +36,7 @@ def window_logits(model: nn.Module, images: Tensor, window: Window) -> Tensor:
     """Logits (B, K, h, w) fp32 of images (B, 3, H, W), at the head's own resolution: the mean over all windows.
 
     Equal to `model(images).logits` where every window over a pixel holds the whole receptive field around it; a network
-    that pools over the whole image (ASPP) sees each window as an image of its own. Raises ValueError where the head's
+    that pools over the whole image (ASPP) sees each window as an image of its own. Raises UserError where the head's
     resolution is not 1 / s of the image's for a divisor s of ALIGNMENT.
     """
     rows, columns = (
@@ -49,7 +50,7 @@ def window_logits(model: nn.Module, images: Tensor, window: Window) -> Tensor:
     for top, bottom in rows:
         for left, right in columns:
             part = model(images[..., top:bottom, left:right]).logits.float()
-            stride = _stride(bottom - top, part.shape[-2])
+            stride = head_stride(bottom - top, part.shape[-2])
             if counts.ndim == 0:
                 height, width = (-(-side // stride) for side in images.shape[-2:])
                 total = part.new_zeros(*part.shape[:2], height, width)
@@ -63,8 +64,20 @@ def window_logits(model: nn.Module, images: Tensor, window: Window) -> Tensor:
     return total / counts
 
 
-def _stride(pixels: int, cells: int) -> int:
+def head_stride(pixels: int, cells: int) -> int:
+    """Pixels a cell of the logits. Raises UserError where windows cannot be placed by it."""
     stride = round(pixels / cells)
     if ALIGNMENT % stride or -(-pixels // stride) != cells:
-        raise ValueError(f"logits of {cells} cells for {pixels} pixels: windows need a stride that divides {ALIGNMENT}")
+        raise UserError(
+            f"evaluate.window: this network gives {cells} cells of logits for {pixels} pixels, and windows need a "
+            f"stride that divides {ALIGNMENT}; leave evaluate.window out"
+        )
     return stride
+
+
+@torch.no_grad()
+def check_windows(model: nn.Module, window: Window) -> None:
+    """Run a model in eval mode on one empty window, before anything is written. Raises UserError as `window_logits`."""
+    logits = model(torch.zeros(1, 3, window.height, window.width)).logits
+    for pixels, cells in zip((window.height, window.width), logits.shape[-2:], strict=True):
+        head_stride(pixels, cells)

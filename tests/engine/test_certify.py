@@ -180,6 +180,18 @@ def test_a_damaged_checkpoint_fails_and_a_deleted_one_is_told(run: Path) -> None
     assert not holds(certify(run), strict=True)
 
 
+def test_added_files_are_told_a_folder_at_a_time(run: Path) -> None:
+    (run / "labels").mkdir()
+    for name in ("notes.txt", "labels/0.png", "labels/1.png", "checkpoints/mine.txt"):
+        (run / name).write_text("mine")
+    told = {found.what: found.detail for found in certify(run) if found.status == "other"}
+    added = "it was added after the run"
+    assert told == {
+        "checkpoints/mine.txt": added, "labels": "2 files in it were added after the run", "notes.txt": added,
+    }  # fmt: skip
+    assert faults(run) == {}
+
+
 def test_other_code_is_told_and_fails_a_strict_certificate(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sfda_engine.certify as module
 

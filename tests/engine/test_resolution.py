@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sfda_engine.adapt import main as adapt_main
 from sfda_engine.config import Config, EvaluateConfig, MethodConfig, TargetConfig
 from sfda_engine.config_checks import validate
 from sfda_engine.errors import UserError
+from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.metrics import read_metrics
 from sfda_engine.models.generator import Generator, View
 from sfda_engine.synthetic_views import draw_view, generator_size, synthetic_sizes
@@ -99,3 +102,32 @@ def test_whole_frames_and_the_default_size() -> None:
 def test_what_does_not_fit_is_refused(wrong: Config, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(wrong)
+
+
+class Third(nn.Module):
+    """A network whose logits have a third of the image's size."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 3, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+
+@pytest.mark.parametrize("entry", [adapt_main, evaluate_main], ids=["adapt", "evaluate"])
+def test_windows_that_do_not_fit_the_network_are_refused_before_anything_is_written(
+    entry: Callable[[list[str]], int], night_frames: Path, tmp_path: Path
+) -> None:
+    torch.save(Third(9).state_dict(), tmp_path / "third.pt")
+    options = {
+        "model.arch": "tests.engine.test_resolution:Third", "model.classes": "scenes", "model.feature_layer": "body",
+        "model.weights": tmp_path / "third.pt", "model.check_input": "false", "target.root": night_frames,
+        "evaluate.root": night_frames, "target.size": "[128, 96]", "evaluate.window": "[64, 64]",
+        "evaluate.dataset": "folder", "target.dataset": "folder", "target.split": "null", "evaluate.split": "null",
+        "model.exposure": "none", "run.output": tmp_path / "run",
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"evaluate\.window: this network gives 22 cells of logits for 64 pixels"):
+        entry([word for key, value in options.items() for word in (f"--{key}", str(value))])
+    assert not (tmp_path / "run").exists()

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sfda_engine.errors import UserError
 from sfda_engine.models.segmenter import SegmenterOutput
-from sfda_engine.sliding import ALIGNMENT, Window, spans, window_logits
+from sfda_engine.sliding import ALIGNMENT, Window, check_windows, spans, window_logits
 
 
 class Small(nn.Module):
@@ -89,5 +90,9 @@ def test_a_window_as_large_as_the_image_is_whole_inference() -> None:
 
 
 def test_a_stride_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="stride"):
-        window_logits(Small(3, 1).eval(), torch.randn(1, 3, 96, 96), Window(64, 64, 0.5))
+    third = Small(3, 1).eval()
+    with pytest.raises(UserError, match=r"evaluate\.window.*stride"):
+        window_logits(third, torch.randn(1, 3, 96, 96), Window(64, 64, 0.5))
+    with pytest.raises(UserError, match=r"evaluate\.window.*22 cells of logits for 64 pixels"):
+        check_windows(third, Window(64, 64, 0.5))
+    check_windows(Small(4, 1).eval(), Window(64, 64, 0.5))
