@@ -15,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from sfda_engine.config import TargetConfig
+from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import process_index, processes, total
@@ -99,9 +100,9 @@ def statistics_drift(now: list[tuple[Tensor, Tensor]], start: list[tuple[Tensor,
 
 def probe_frames(target: Images, size: tuple[int, int]) -> list[Image]:
     """This process's share, never empty, of the evenly spaced frames, at `size` (width, height)."""
-    count = max(min(FRAMES, len(target)), processes())
-    own = range(process_index(), count, processes())
-    return [resize(target.image(index * len(target) // count), size) for index in own]
+    chosen = spread(len(target), FRAMES)
+    own = range(process_index(), max(len(chosen), processes()), processes())
+    return [resize(target.image(chosen[index % len(chosen)]), size) for index in own]
 
 
 class Probe:

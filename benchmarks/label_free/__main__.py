@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.label_free.measure import domain_config, measure
+from benchmarks.label_free.measure import measure
 from benchmarks.label_free.rows import append_rows, read_rows
 from benchmarks.label_free.runs import RUNS
 from benchmarks.label_free.tables import write_evidence
-from benchmarks.peers.domains import settings
+from benchmarks.peers.domains import domain_config, settings
 from sfda_engine.data.scenes import DOMAINS
 from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
@@ -71,9 +71,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for domain in arguments.domain:
         if domain not in scenes and not domain.startswith("camvid:"):
             raise UserError(f"no domain is called {domain!r}; choose from {', '.join(scenes)}, or camvid:FOLDER")
-    camvid = arguments.camvid_source is not None and arguments.camvid_root is not None
-    if not camvid and any(domain.startswith("camvid:") for domain in arguments.domain):
-        raise UserError("a camvid domain needs --camvid-source FILE and --camvid-root DIR")
     if arguments.steps < 4 or min(arguments.seed) < 0:
         raise UserError("--steps must be 4 or more (a snapshot is taken at each quarter), --seed 0 or more")
     return arguments

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import time
-from pathlib import Path
 
 from PIL import Image
 from torch import nn
@@ -19,21 +18,9 @@ from benchmarks.peers.run import score as true_scores
 from benchmarks.peers.target import Method, Target, warm_start
 from benchmarks.row import commit
 from sfda_engine.config import Config
-from sfda_engine.config_loader import load_config
 from sfda_engine.label_free import Reference, refer, sample_frames, score
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
-
-
-def domain_config(domain: str, camvid_source: Path | None, camvid_root: Path | None) -> Config:
-    """The configuration of scenes:SPLIT, or of camvid:FOLDER under `camvid_root`, adapted from `camvid_source`."""
-    kind, _, split = domain.partition(":")
-    if kind == "scenes":
-        return load_config("demo", ["--target.split", split, "--evaluate.split", split])
-    assert camvid_root is not None
-    root = str(camvid_root / split)
-    words = ["--model.weights", str(camvid_source), "--target.root", root, "--evaluate.root", root]
-    return load_config("camvid_day_to_dusk", words)
 
 
 @dataclasses.dataclass(frozen=True)

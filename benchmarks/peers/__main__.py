@@ -89,6 +89,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for method in arguments.method or ():
         if method not in METHODS:
             raise UserError(f"no method is called {method!r}; choose from {', '.join(METHODS)}")
+    for domain in arguments.domain or ():
+        if domain not in DOMAINS:
+            raise UserError(f"no domain is called {domain!r}; choose from {', '.join(DOMAINS)}")
     if arguments.steps < 1 or arguments.limit <= 0 or any(seed < 0 for seed in arguments.seed or ()):
         raise UserError("--steps and --limit must be above 0, --seed 0 or more")
     whole = arguments.all or arguments.plan
