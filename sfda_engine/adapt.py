@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.segmenter import alignment_of
 from sfda_engine.models.weights import WeightsInfo, save_weights, sha256_of
 from sfda_engine.presets import literal_warnings
 from sfda_engine.provenance import code_identity, record_frames
@@ -56,6 +58,7 @@ from sfda_engine.steps import Networks
 from sfda_engine.synthetic_views import generator_size, synthetic_sizes
 from sfda_engine.trainer import LATENT, Trainer
 from sfda_engine.unchanged import begin, origin_of
+from sfda_engine.views import VIEWS, scaled_size
 from sfda_engine.warm_start import estimate_on_target
 
 log = logging.getLogger(__name__)
@@ -94,7 +97,7 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
     if config.evaluate is not None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
-    for size in {config.target.size, config.target.seen, *synthetic_sizes(config)}:
+    for size in {config.target.size, config.target.seen, *synthetic_sizes(config), *scaled_sizes(source, config)}:
         check_forward(source, size)
     if config.evaluate is not None and (window := window_of(config.evaluate)):
         check_windows(source, window)
@@ -107,8 +110,11 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
         log.warning(warning)
     if config.run.dry_run:
         accelerator = make_accelerator(config, None)
-        print_intake(intake, info, Console())
-        print_plan(config, make_trainer(config, accelerator, source, info, target, None), info)
+        if accelerator.is_main_process:
+            print_intake(intake, info, Console())
+        since = time.perf_counter()
+        trainer = make_trainer(config, accelerator, source, info, target, None)
+        print_plan(config, trainer, info, time.perf_counter() - since)
         return None
 
     folder = run_folder(config)
@@ -136,6 +142,16 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
     if config.run.export and accelerator.is_main_process:
         export_bundle(folder)
     return Adaptation(folder, result)
+
+
+def scaled_sizes(source: nn.Module, config: Config) -> set[tuple[int, int]]:
+    """[width, height] at which a user's own network will see target frames in views and pseudo-labelling; the engine's
+    own networks take any."""
+    method, alignment = config.method, alignment_of(source)
+    if alignment == 1:
+        return set()
+    scales = {view.scale for view in VIEWS.values()} | set(method.pseudo_label_scales)
+    return {scaled_size(config.target.size, scale, alignment) for scale in scales}
 
 
 def make_trainer(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sfda_engine.config_loader import load_config
@@ -20,7 +21,7 @@ from sfda_engine.errors import UserError
 from sfda_engine.firewall import LOG, statement
 from sfda_engine.manifest import FORMAT, codes, held_files, is_sealed
 from sfda_engine.models.weights import read_weights, sha256_of
-from sfda_engine.provenance import FRAMES, engine_digest, hash_files, library_versions
+from sfda_engine.provenance import FRAMES, engine_digest, hash_files, library_versions, module_digest
 from sfda_engine.report.html import render
 from sfda_engine.report.run_folder import read_run
 from sfda_engine.sealed import MANIFEST, damage
@@ -103,9 +104,14 @@ def check_code(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:
     """Whether the code that certifies is the code that ran, and ran all the way."""
     if len(manifest["code"]) != 1:
         yield Finding("code", "other", "it was changed between the sessions of this run", must=False)
-    same = manifest["code"][-1]["engine_sha256"] == engine_digest()
-    version = f"{manifest['code'][-1]['version']}, commit {manifest['code'][-1]['commit']}"
+    ran, result = manifest["code"][-1], _json(folder / "result.json")
+    same = ran["engine_sha256"] == engine_digest()
+    version = f"{ran['version']}, commit {ran['commit']}"
     yield Finding("code", "ok" if same else "other", "" if same else f"the run's was {version}", must=False)
+    if ran["module_sha256"] is not None:
+        arch = str(result.get("arch"))
+        same = ran["module_sha256"] == module_digest(arch)
+        yield Finding(f"code of {arch}", "ok" if same else "other", "" if same else "not the run's", must=False)
     here = library_versions()
     for name, version in manifest["libraries"].items():
         same = here.get(name) == version
@@ -237,7 +243,8 @@ def print_findings(findings: list[Finding], console: Console) -> None:
         table.add_row(kind, f"[{STYLES['ok']}]ok[/]", str(count) if count > 1 else "")
     for finding in findings:
         if finding.status != "ok":
-            table.add_row(finding.what, f"[{STYLES[finding.status]}]{finding.status}[/]", finding.detail)
+            status = f"[{STYLES[finding.status]}]{finding.status}[/]"
+            table.add_row(escape(finding.what), status, escape(finding.detail))
     console.print(table)
 
 

@@ -6,6 +6,7 @@ import time
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -15,8 +16,11 @@ from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.trainer import Trainer
 
 
-def print_plan(config: Config, trainer: Trainer, info: WeightsInfo) -> None:
-    """Print the plan of a run; time and memory come from two real steps on its own data."""
+def print_plan(config: Config, trainer: Trainer, info: WeightsInfo, preparation: float) -> None:
+    """Print the plan of a run; time and memory come from two real steps on its own data.
+
+    preparation: seconds that BN warm start and pseudo-labels took.
+    """
     seconds = seconds_per_step(trainer)
     if not trainer.accelerator.is_main_process:
         return
@@ -35,12 +39,13 @@ def print_plan(config: Config, trainer: Trainer, info: WeightsInfo) -> None:
         "steps": f"{trainer.warmup_steps} generator warm-up + {trainer.steps} adaptation",
         "device": f"{trainer.accelerator.device}, precision {trainer.accelerator.mixed_precision}",
         "evaluation": "none (no labels given)" if config.evaluate is None else "after adaptation",
-        "expected time": f"{seconds * total / 60:.1f} min at {seconds:.2f} s a step (measured on 2 steps)",
+        "expected time": f"{(preparation + seconds * total) / 60:.1f} min: {preparation:.0f} s of preparation, "
+        f"{seconds:.2f} s a step (measured on 2 steps); judging and scoring come on top",
         "expected memory": f"{peak_memory_mb(trainer.accelerator.device):.0f} MiB peak (measured on 2 steps)",
     }
-    table = Table(title=f"plan of {config.name}: nothing was written", show_header=False)
+    table = Table(title=f"plan of {escape(config.name)}: nothing was written", show_header=False)
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console().print(table)
 
 

@@ -59,6 +59,8 @@ def ship(trainer: Trainer, folder: Path, info: WeightsInfo, adapted_info: Weight
     """
     student = trainer.accelerator.unwrap_model(trainer.networks.student)
     trainer.finish_statistics(student)
+    if trainer.accelerator.is_main_process:
+        save_weights(folder / "last.safetensors", student, adapted_info)
     judgement, network, shipped_info = None, student, adapted_info
     if trainer.config.method.student_init != "fresh":
         warm_start = copy.deepcopy(student)
@@ -68,7 +70,6 @@ def ship(trainer: Trainer, folder: Path, info: WeightsInfo, adapted_info: Weight
         network.load_state_dict(judgement.weights)
         shipped_info = dataclasses.replace(adapted_info, exposure=judgement.exposure)
     if trainer.accelerator.is_main_process:
-        save_weights(folder / "last.safetensors", student, adapted_info)
         save_weights(folder / "adapted.safetensors", network, shipped_info)
     return Shipped(network, shipped_info, judgement)
 
@@ -139,19 +140,19 @@ def finish(
     )
     synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None
     if accelerator.is_main_process:
+        write_json(folder / "result.json", result)
         source = trainer.networks.source
         save_panels(folder, config, trainer.target, source, info, shipped.network, shipped.info)
         if synthetic is not None:
             save_synthetic_panels(folder, synthetic, source, info)
-        write_json(folder / "result.json", result)
         wall.end(trainer.position.adaptation)
         digest = write_manifest(folder, config, result)
         write_report(folder)
         console = Console()
         if scores:
             print_scores({name: scores[name] for name in ("source", "bn_warm_start", "adapted")}, console)
-        console.print(f"manifest: sha256 {digest}; sfda certify {folder} re-checks it", soft_wrap=True)
-        console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+        told = f"manifest: sha256 {digest}; sfda certify {folder} re-checks it\nreport: {folder / 'report.html'}"
+        console.print(told, soft_wrap=True, markup=False)
     return result
 
 

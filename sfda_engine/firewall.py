@@ -21,7 +21,7 @@ from typing import Any
 
 from sfda_engine.config import Config
 from sfda_engine.data.datasets import target_paths
-from sfda_engine.data.label_places import label_folders, scored_files, source_folders
+from sfda_engine.data.label_places import label_folders, scored_files, scored_frames, source_folders
 from sfda_engine.distributed import any_process, process_index
 from sfda_engine.errors import FirewallError
 from sfda_engine.files import append_line
@@ -50,7 +50,7 @@ class Firewall:
     def __init__(self, config: Config) -> None:
         self.evaluate = config.evaluate
         self.closed = closed_folders(config)
-        self.exempt = _target_frames(config, self.closed)
+        self.exempt = _own_frames(config, self.closed)
         self.folder: Path | None = None
         self.seen = 0
         self.refused: list[dict[str, Any]] = []
@@ -84,7 +84,8 @@ class Firewall:
         if process_index() == 0:
             if (folder / LOG).exists():
                 append_line(folder / LOG, "")  # a kill may have torn the last line
-            closed = [vars(closed) for closed in self.closed]
+            shared = [any(map(closed.holds, self.exempt)) for closed in self.closed]
+            closed = [vars(closed) | {"shared": own} for closed, own in zip(self.closed, shared, strict=True)]
             self._log({"event": "began", "time": now(), "closed": closed, **facts})
         for entry in self.refused:
             self._log(entry)
@@ -94,9 +95,9 @@ class Firewall:
 
         Raises FirewallError where anything was refused before, on any process; UserError as `scored_files` does.
         """
-        refused = bool(self.refused)
-        if any_process(refused):
-            raise FirewallError(_refusal(self.refused) if refused else "another process was refused a file")
+        refused = self._refused()
+        if any_process(bool(refused)):
+            raise FirewallError(_refusal(refused) if refused else "another process was refused a file")
         if self.evaluate is None:
             return
         with _aside():
@@ -108,10 +109,10 @@ class Firewall:
     def end(self, step: int) -> None:
         """Write the last line of the log: what was opened behind the wall for the scores, by the main process.
 
-        Raises FirewallError where this process was refused anything.
+        Raises FirewallError where this process or a loader worker was refused anything.
         """
-        if self.refused:
-            raise FirewallError(_refusal(self.refused))
+        if refused := self._refused():
+            raise FirewallError(_refusal(refused))
         if process_index() == 0:
             self._log(
                 {
@@ -123,6 +124,14 @@ class Firewall:
                     "first_label": self.first_scored,
                 }
             )
+
+    def _refused(self) -> list[dict[str, Any]]:
+        """What was refused in this session, to loader workers too, whose own list dies with them."""
+        if self.refused or self.folder is None:
+            return self.refused
+        lines = read_log(self.folder)[0]
+        begun = max(index for index, line in enumerate(lines) if line["event"] == "began")
+        return [line for line in lines[begun:] if line["event"] == "refused"]
 
     def _log(self, entry: dict[str, Any]) -> None:
         if self.folder is not None:
@@ -144,14 +153,15 @@ def closed_folders(config: Config) -> tuple[Closed, ...]:
 def statement(run_folder: Path) -> dict[str, Any]:
     """What `audit.jsonl` says of all sessions of a run, killed ones included.
 
-    closed: folders behind the wall; sessions; refused: what was tried; lifted: when, after which step; ended: what
-    was opened for the scores, None while the run has not ended; unread: lines that a kill has torn.
+    closed: folders behind the wall, `shared` where frames of the target or frames to score lie there too; sessions;
+    refused: what was tried; lifted: when, after which step; ended: what was opened for the scores, None while the run
+    has not ended; unread: lines that a kill has torn.
     """
     lines, unread = read_log(run_folder)
     by_event = {name: [line for line in lines if line["event"] == name] for name in LINES}
-    closed = {(one["what"], one["folder"]) for line in by_event["began"] for one in line["closed"]}
+    closed = {(one["what"], one["folder"]): one for line in by_event["began"] for one in line["closed"]}
     return {
-        "closed": [{"what": what, "folder": folder} for what, folder in sorted(closed)],
+        "closed": [closed[key] for key in sorted(closed)],
         "sessions": len(by_event["began"]),
         "refused": by_event["refused"],
         "lifted": by_event["lifted"],
@@ -216,20 +226,30 @@ def _aside() -> Iterator[None]:
         _active = before
 
 
-def _target_frames(config: Config, closed: Iterable[Closed]) -> set[str]:
-    """Target frames that lie behind the wall, as where source and target are splits of one data set."""
-    root = os.path.realpath(os.path.expanduser(config.target.root or ""))
+def _own_frames(config: Config, closed: Iterable[Closed]) -> set[str]:
+    """Target frames that lie behind the wall, as where source and target are splits of one data set, and the folders
+    of the frames to score, which may be listed."""
     source = [one for one in closed if one.what == "source data"]
-    if config.target.root is None or not any(one.holds(root) or Closed("", root).holds(one.folder) for one in source):
-        return set()
-    return _with_folders(target_paths(config.target))
+
+    def within(root: str | None) -> bool:
+        real = os.path.realpath(os.path.expanduser(root or ""))
+        return root is not None and any(one.holds(real) or Closed("", real).holds(one.folder) for one in source)
+
+    found = _with_folders(target_paths(config.target)) if within(config.target.root) else set()
+    if config.evaluate is not None and within(config.evaluate.root):
+        found |= _folders(scored_frames(config.evaluate))
+    return found
 
 
 def _with_folders(paths: Iterable[Path]) -> set[str]:
     """Resolved paths and those of the folders that they lie in, which may then be listed."""
-    files = {os.path.realpath(path) for path in paths}
-    homes = {Path(name).parent for name in files}
-    return files | {str(folder) for home in homes for folder in (home, *home.parents)}
+    paths = list(paths)
+    return {os.path.realpath(path) for path in paths} | _folders(paths)
+
+
+def _folders(paths: Iterable[Path]) -> set[str]:
+    homes = {Path(os.path.realpath(path)).parent for path in paths}
+    return {str(folder) for home in homes for folder in (home, *home.parents)}
 
 
 def _refusal(refused: list[dict[str, Any]]) -> str:

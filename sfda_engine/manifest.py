@@ -55,11 +55,9 @@ def write_manifest(folder: Path, config: Config, result: dict[str, Any]) -> str:
 
 def codes(folder: Path) -> list[dict[str, Any]]:
     """The code of every session of a run (`code_identity`), each once: more than one, and it was changed between."""
-    found: list[dict[str, Any]] = []
-    for line in read_log(folder)[0]:
-        if line["event"] == "began" and line["code"] not in found:
-            found.append(line["code"])
-    return found
+    sessions = [line["code"] for line in read_log(folder)[0] if line["event"] == "began"]
+    # by content: a commit of something else may have come in between
+    return list({(code["engine_sha256"], code["module_sha256"]): code for code in sessions}.values())
 
 
 def held_files(folder: Path) -> list[str]:

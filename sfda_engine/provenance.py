@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from sfda_engine.models.weights import sha256_of
 
 FRAMES = "frames.json"
 PACKAGES = ("sfda_engine", "sfda_kernels")
+CODE = (".py", ".csv", ".j2")
 LIBRARIES = ("torch", "torchvision", "accelerate", "safetensors", "numpy", "pillow", "torchmetrics")
 
 
@@ -40,8 +42,7 @@ def record_frames(folder: Path, target: Images) -> None:
     path = folder / FRAMES
     if path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))["files"]
-        # by name: a data set may have moved
-        before, now = ({Path(name).name: sha for name, sha in files.items()} for files in (begun, found))
+        before, now = _relative(begun), _relative(found)
         changed = sorted(name for name in before | now if before.get(name) != now.get(name))
         if changed:
             raise UserError(
@@ -49,6 +50,14 @@ def record_frames(folder: Path, target: Images) -> None:
                 f"{changed[0]}; put them back, or begin another run with --run.output"
             )
     write_json(path, {"files": found})
+
+
+def _relative(files: dict[str, str]) -> dict[str, str]:
+    """By path from the folder that holds all of them: a data set may have moved."""
+    if not files:
+        return {}
+    root = os.path.commonpath([os.path.dirname(name) for name in files])
+    return {os.path.relpath(name, root): sha for name, sha in files.items()}
 
 
 def code_identity(arch: str) -> dict[str, Any]:
@@ -62,14 +71,14 @@ def code_identity(arch: str) -> dict[str, Any]:
 
 
 def engine_digest() -> str:
-    """SHA-256 over the names and contents of every Python file of the engine and its operators."""
+    """SHA-256 over the names and contents of every file of the engine and its operators that decides a result."""
     digest = hashlib.sha256()
     for name in PACKAGES:
         spec = find_spec(name)
         assert spec is not None
         assert spec.origin is not None
         root = Path(spec.origin).parent
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted(path for path in root.rglob("*") if path.suffix in CODE):
             digest.update(f"{name}/{path.relative_to(root).as_posix()} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
 
@@ -100,7 +109,10 @@ def _commit(folder: Path) -> str | None:
         return None
 
     def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        except subprocess.TimeoutExpired:  # a slow network disk
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     return git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", "__init__.py") else None

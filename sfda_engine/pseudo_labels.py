@@ -30,9 +30,8 @@ from sfda_engine.data.readers import Images
 from sfda_engine.distributed import gather, process_index, processes
 from sfda_engine.errors import UserError
 from sfda_engine.models.batch_norm import mix_statistics, reestimate_statistics
-from sfda_engine.models.segmenter import upsample
-
-Size = tuple[int, int]
+from sfda_engine.models.segmenter import alignment_of, upsample
+from sfda_engine.views import Size, scaled_size
 
 SAMPLED_FRAMES = 128
 SAMPLED_PIXELS = 2048
@@ -188,7 +187,7 @@ def make_teacher(
     """One copy of `student` a scale; those at other scales get BN statistics of the target frames at that scale."""
     networks: dict[Size, nn.Module] = {size: copy.deepcopy(student).to(device).eval()}
     for scale in scales:
-        scaled = (round(size[0] * scale), round(size[1] * scale))
+        scaled = scaled_size(size, scale, alignment_of(student))
         if scale == 1 or scaled in networks:
             continue
         networks[scaled] = copy.deepcopy(student).to(device).eval()

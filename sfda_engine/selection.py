@@ -80,7 +80,10 @@ def decide(scores: Mapping[str, Scores]) -> tuple[str, str]:
         )
     kept = "bn_warm_start" if faults(scores["source"], warm) else "source"
     told = "; ".join(faults(scores[steps[0]], warm))
-    return kept, f"adaptation is not credibly better than the BN warm start: {told}"
+    basis = f"adaptation is not credibly better than the BN warm start: {told}"
+    if kept == "source":
+        basis += "; the source model itself is no worse than the BN warm start by the same measures"
+    return kept, basis
 
 
 def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgement:

@@ -1,4 +1,4 @@
-"""The SFDA loop under Accelerate: BN warm start, generator warm-up, adaptation; logging, checkpoints, Ctrl-C."""
+"""The SFDA loop under Accelerate: generator warm-up, adaptation; logging, checkpoints, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class Trainer:
         self.warmup_steps = warmup_steps(config)
         self.position = Position()
         self.networks, self.updates, self.schedule = self._prepare(networks)
-        self.snapshots = Snapshots(self.steps)
+        judged = config.method.student_init != "fresh"
+        self.snapshots = Snapshots(self.steps if judged else 0)
         accelerator.register_for_checkpointing(self.position, self.schedule, self.snapshots)
         self.metrics = Metrics(run_folder / "metrics.jsonl" if run_folder and accelerator.is_main_process else None)
         self.interrupts = Interrupts()
@@ -184,18 +185,20 @@ class Trainer:
                 seen += len(batch.images) * self.accelerator.num_processes
             if counter == "adaptation":
                 self.schedule.step()
-                self.snapshots.take(index + 1, self.accelerator.unwrap_model(self.networks.student))
             setattr(self.position, counter, index + 1)
             progress.advance()
             stop = self._asked_to_stop()  # once: Ctrl-C while this step is logged counts for the next one
-            last = index + 1 == total or stop
-            save = self.position.total % run.checkpoint_every == 0 or last
-            if (index + 1) % run.log_every == 0 or save:
+            save = self.position.total % run.checkpoint_every == 0 or index + 1 == total
+            due = (index + 1) % run.log_every == 0 or save
+            if due or stop:
                 elapsed = time.perf_counter() - since
-                self._log(progress, title, counter, index + 1, total, seen / elapsed)
+                self._log(progress, title, counter, index + 1, total, seen / elapsed, look=due)
                 self.position.seconds += elapsed
-                if save or self._struck_out():
-                    self.save()
+            if counter == "adaptation":  # after the guard: weights that it went back from are no candidates
+                self.snapshots.take(index + 1, self.accelerator.unwrap_model(self.networks.student))
+            if save or stop or self._struck_out():
+                self.save()
+            if due or stop:
                 seen, since = 0, time.perf_counter()
             if stop or self._struck_out():
                 break
@@ -273,8 +276,13 @@ class Trainer:
         """Synthetic images (count, 3, h, w) of the generator as it stands, for the report; all processes draw them."""
         return gather(self.networks.generator(self._latent(2, 0, 0), self._view(2, 0)))[:count]
 
-    def _log(self, progress: RunProgress, title: str, counter: str, step: int, total: int, rate: float) -> None:
-        means = self.metrics.flush(title, step) if self.guard is None else self._guarded(counter, self.guard)
+    def _log(
+        self, progress: RunProgress, title: str, counter: str, step: int, total: int, rate: float, *, look: bool
+    ) -> None:
+        """Write the means of the terms since the last line. `look`: let the guard look, which it does at the same steps
+        whether a run is stopped in between or not."""
+        guard = self.guard if look else None
+        means = self.metrics.flush(title, step) if guard is None else self._guarded(counter, guard)
         means |= {"lr": float(self.schedule.get_last_lr()[0]), "images_per_second": rate}
         phase = "generator_warmup" if counter == "warmup" else "adaptation"
         self.metrics.write({"phase": phase, "step": step, "total_step": self.position.total} | means)

@@ -5,6 +5,7 @@ Shapes: B frames, V views, K classes, H/W the size that the model sees, h/w that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.models.segmenter import upsample
+from sfda_engine.models.segmenter import alignment_of, upsample
 
 Size = tuple[int, int]
 
@@ -56,19 +57,27 @@ class View(NamedTuple):
     augmentation: Augmentation
 
 
-def views(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size) -> Iterator[View]:
+def views(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size, alignment: int = 1) -> Iterator[View]:
     """The views of RGB frames of any size, plain first, for a model that sees them at `size` (width, height)."""
     device = preprocess.mean.device
     for name, augmentation in VIEWS.items():
-        scaled = scaled_size(size, augmentation.scale)
+        scaled = scaled_size(size, augmentation.scale, alignment)
         images = torch.stack([to_float_tensor(resize(frame, scaled)) for frame in frames]).to(device)
         images = (preprocess.expose(images) * augmentation.brightness).clamp(0.0, 1.0)
         yield View(name, images.flip(-1) if augmentation.mirrored else images, augmentation)
 
 
-def scaled_size(size: Size, scale: float) -> Size:
-    """`size` (width, height) times `scale`, rounded; no side falls below SMALLEST that was not there before."""
-    width, height = (max(min(side, SMALLEST), round(side * scale)) for side in size)
+def scaled_size(size: Size, scale: float, alignment: int = 1) -> Size:
+    """`size` (width, height) times `scale`, rounded; no side falls below SMALLEST that was not there before.
+
+    Sides stay multiples of what they and `alignment` are both multiples of.
+    """
+
+    def scaled(side: int) -> int:
+        step = math.gcd(side, alignment)
+        return max(min(side, SMALLEST), round(side * scale / step) * step)
+
+    width, height = map(scaled, size)
     return width, height
 
 
@@ -81,7 +90,7 @@ def view_probabilities(
     `model` is a segmenter in eval mode.
     """
     width, height = size
-    for name, images, augmentation in views(frames, preprocess, size):
+    for name, images, augmentation in views(frames, preprocess, size, alignment_of(model)):
         inputs = preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
         probabilities = upsample(model(inputs).logits.float(), (height, width)).softmax(1)
         yield name, probabilities.flip(-1) if augmentation.mirrored else probabilities

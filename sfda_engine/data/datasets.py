@@ -113,8 +113,11 @@ def check_label_folder(config: EvaluateConfig, class_names: tuple[str, ...]) -> 
                 f"there is no label folder {labels}; extract the labels of {layout.name} ({layout.expects})"
             )
         pairs_of(layout, root, config.split)
-    elif not (labels := _folder(config.root, config.split, "evaluate") / "labels").is_dir():
-        raise UserError(f"there is no label folder {labels}; leave section evaluate out to run without labels")
+    else:
+        folder = _folder(config.root, config.split, "evaluate")
+        if not (labels := folder / "labels").is_dir():
+            raise UserError(f"there is no label folder {labels}; leave section evaluate out to run without labels")
+        list_images(folder)
 
 
 def _open_pairs(

@@ -36,6 +36,16 @@ def source_folders(source: SourceConfig | None) -> list[Path]:
     return sorted({place for folder in both for place in (_image_folder(folder), folder / "labels")})
 
 
+def scored_frames(section: EvaluateConfig) -> list[Path]:
+    """The frames that `evaluate` scores; lists folders, opens no file. Raises UserError where there is none."""
+    if section.root is None or section.dataset == "scenes":
+        return []
+    root = Path(section.root).expanduser()
+    if section.dataset in LAYOUTS:
+        return frames_of(LAYOUTS[section.dataset], root, section.split, labelled=True)
+    return list_images(root / (section.split or ""))
+
+
 def scored_files(section: EvaluateConfig) -> set[Path]:
     """The frames that `evaluate` scores and every file that may be a label of theirs; lists folders, opens no file.
 
@@ -43,14 +53,12 @@ def scored_files(section: EvaluateConfig) -> set[Path]:
     """
     if section.root is None or section.dataset == "scenes":
         return set()
-    root = Path(section.root).expanduser()
+    root, frames = Path(section.root).expanduser(), scored_frames(section)
     if section.dataset in LAYOUTS:
-        layout = LAYOUTS[section.dataset]
-        frames = frames_of(layout, root, section.split, labelled=True)
-        found = (rule.label_of(root, frame) for frame in frames for rule in layout.rules)
+        found = (rule.label_of(root, frame) for frame in frames for rule in LAYOUTS[section.dataset].rules)
         return {*frames, *(label for label in found if label is not None)}
-    folder = root / (section.split or "")
-    return {*list_images(folder), folder / "labels", *(folder / "labels").rglob("*")}
+    labels = root / (section.split or "") / "labels"
+    return {*frames, labels, *labels.rglob("*")}
 
 
 def _without_frames(labels: Path, frames: set[Path]) -> Path:

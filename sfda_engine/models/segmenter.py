@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 ALIGNMENT = 32
 """Parts of an image that begin on multiples of this many pixels begin on whole cells of every network's outputs."""
@@ -18,6 +18,11 @@ class SegmenterOutput(NamedTuple):
     """(B, K, h, w) class scores before softmax, at the head's own resolution."""
     features: Tensor
     """(B, C, h', w') encoder features F, the input of the dual attention module."""
+
+
+def alignment_of(model: nn.Module) -> int:
+    """What the sides of images that a segmenter takes may have to be multiples of: 1 but for a user's own network."""
+    return getattr(model, "alignment", 1)
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
-from sfda_engine.models.segmenter import SegmenterOutput
+from sfda_engine.models.segmenter import ALIGNMENT, SegmenterOutput
 
 
 class UserModule(nn.Module):
@@ -17,6 +17,9 @@ class UserModule(nn.Module):
 
     `feature_layer` is the dotted name of the submodule whose (B, C, h', w') output is the features.
     """
+
+    alignment = ALIGNMENT
+    """It may join maps of several strides, as a U-Net does: views of other sizes keep to multiples of this."""
 
     def __init__(self, network: nn.Module, num_classes: int, feature_layer: str) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import sfda_kernels
 from sfda_engine.config import Config
 from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.models.preprocess import Preprocess
@@ -45,29 +46,28 @@ def save_panels(
         open_evaluate(config.evaluate, class_names=source_info.class_names, size=size) if config.evaluate else None
     )
     frames = labelled if labelled is not None else target
-    chosen = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int).tolist()
+    chosen = spread(len(frames), FRAMES)
     device = next(adapted.parameters()).device
     images = torch.stack([to_float_tensor(resize(frames.image(i), size)) for i in chosen]).to(device)
     height_width = (size[1], size[0])
-    logits = adapted.eval()(Preprocess(adapted_info.normalization, adapted_info.exposure).to(device)(images)).logits
-    ours = upsample(logits.float(), height_width)
-    theirs = source.eval()(Preprocess(source_info.normalization, source_info.exposure).to(device)(images)).logits
-    log_p = ours.log_softmax(1)
-    entropy = -(log_p.exp() * log_p).sum(1).cpu().numpy()
+    # a frame at a time: six of 2048x1024 at once would be the largest pass of the whole run
+    logits = _logits(adapted, Preprocess(adapted_info.normalization, adapted_info.exposure), images)
+    theirs = _logits(source, Preprocess(source_info.normalization, source_info.exposure), images)
     grid = config.method.patch_grid
     rank = sfda_kernels.patch_entropy(logits, grid, height_width).rank  # of these frames, on this process alone
     easy = (rank < len(chosen) // 2).view(-1, grid, grid).cpu().numpy()
     pictures = as_uint8(images)
     for row, index in enumerate(chosen):
         label = labelled.label(index).resize(size, 0) if labelled is not None else None
+        ours = upsample(logits[row : row + 1], height_width)
         save_frame(
             folder,
             frames.name(index),
             image=pictures[row],
-            source=_labels(upsample(theirs[row : row + 1].float(), height_width)),
-            adapted=_labels(ours[row : row + 1]),
+            source=_labels(upsample(theirs[row : row + 1], height_width)),
+            adapted=_labels(ours),
             label=None if label is None else np.asarray(label),
-            entropy=entropy[row],
+            entropy=torch.special.entr(ours.softmax(1)).sum(1)[0].cpu().numpy(),
             easy=easy[row] if grid > 1 else None,
             palette=source_info.palette,
         )
@@ -82,6 +82,13 @@ def save_synthetic_panels(folder: Path, synthetic: Tensor, source: nn.Module, in
     logits = upsample(source.eval()(images).logits.float(), (images.shape[-2], images.shape[-1]))
     shown = as_uint8((images - low) / (high - low).clamp_min(1e-6))
     save_synthetic(folder, shown, logits.argmax(1).byte().cpu().numpy(), info.palette)
+
+
+def _logits(model: nn.Module, preprocess: Preprocess, images: Tensor) -> Tensor:
+    """Logits (B, K, h, w) fp32 of images (B, 3, H, W), passed one by one."""
+    model.eval()
+    preprocess.to(images.device)
+    return torch.cat([model(preprocess(image[None])).logits.float() for image in images])
 
 
 def _labels(logits: Tensor) -> np.ndarray:

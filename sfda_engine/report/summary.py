@@ -133,7 +133,7 @@ def headline(result: Mapping[str, Any]) -> str:
     if not found:
         return (
             f"The model was adapted to unlabelled frames of the target in {effort}. No labels were given, so "
-            "this report shows what changed, and cannot say whether the adapted model is better."
+            "this report shows what changed and how the model was judged without them, not how much better it is."
         )
     frames = _count(result.get("evaluated_frames"), "labelled frame")
     over_source, over_warm_start = _gains(result)
@@ -261,8 +261,8 @@ def _judgement(result: Mapping[str, Any]) -> Alert:
     basis, verdict = result.get("verdict_basis"), str(result.get("verdict"))
     if basis in (None, "not judged"):
         text = (
-            "The engine does not yet judge a result without labels: adapted.safetensors is simply the last "
-            "weights of the run, whether they are better than the source model or not."
+            "A student that started fresh is not judged: adapted.safetensors is simply the last weights of the run, "
+            "whether they are better than the source model or not."
         )
         if scores(result):
             text += " The scores on this page come from labels that took no part in the adaptation."

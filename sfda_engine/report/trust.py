@@ -15,7 +15,8 @@ def firewall_sentence(manifest: Mapping[str, Any]) -> str:
         return ""
     closed, refused, ended = told.get("closed") or [], told.get("refused") or [], section(told, "ended")
     if refused:
-        return f"{len(refused)} files behind the label firewall were to be opened during adaptation and refused."
+        paths = len({line["path"] for line in refused})
+        return f"{paths} files behind the label firewall were to be opened during adaptation and refused."
     if not closed:
         return "This run knew of no label folder and of no source data on disk: there was nothing to close."
     labels, source = ([one["folder"] for one in closed if one["what"] == what] for what in ("labels", "source data"))
@@ -24,7 +25,9 @@ def firewall_sentence(manifest: Mapping[str, Any]) -> str:
         count, step = ended["labels_scored"], ended["step"]
         told_of += f" {count} label files were opened by the main process for the scores, after step {step}."
     if source:
-        told_of += f" No file of the source data ({_listed(source)}) was opened at any time."
+        shared = any(one.get("shared") for one in closed if one["what"] == "source data")
+        own = ", but for frames of the target and frames to score, which lie there too" if shared else ""
+        told_of += f" No file of the source data ({_listed(source)}) was opened at any time{own}."
     return told_of.strip()
 
 

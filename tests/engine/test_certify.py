@@ -19,6 +19,9 @@ from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.entry import exit_code
 from sfda_engine.errors import UserError
+from sfda_engine.files import append_line
+from sfda_engine.firewall import LOG
+from sfda_engine.manifest import codes
 from sfda_engine.models.weights import sha256_of
 from sfda_engine.provenance import record_frames
 from sfda_engine.report import write_report
@@ -226,6 +229,26 @@ def test_a_resumed_run_refuses_frames_that_were_changed(night_frames: Path, tmp_
     flip_a_bit(target.paths[2])
     with pytest.raises(UserError, match=target.paths[2].name):
         record_frames(tmp_path, target)
+
+
+def test_frames_of_one_name_in_several_folders_are_told_apart(night_frames: Path, tmp_path: Path) -> None:
+    for city in ("aachen", "bochum"):
+        shutil.copytree(night_frames / "images", tmp_path / "frames" / "images" / city)
+    target = FrameFiles(list_images(tmp_path / "frames"))
+    record_frames(tmp_path, target)
+    shutil.move(tmp_path / "frames", tmp_path / "moved")
+    moved = FrameFiles(list_images(tmp_path / "moved"))
+    record_frames(tmp_path, moved)
+    flip_a_bit(next(path for path in moved.paths if path.parent.name == "aachen"))
+    with pytest.raises(UserError, match=r"1 target frames .* aachen"):
+        record_frames(tmp_path, moved)
+
+
+def test_sessions_by_one_code_are_one_whatever_else_was_committed(tmp_path: Path) -> None:
+    for commit, engine in (("a", "1"), ("b", "1"), ("b", "2")):
+        code = {"version": "0", "commit": commit, "engine_sha256": engine, "module_sha256": None}
+        append_line(tmp_path / LOG, json.dumps({"event": "began", "closed": [], "code": code}))
+    assert [code["engine_sha256"] for code in codes(tmp_path)] == ["1", "2"]
 
 
 def test_digest_of_the_engine_follows_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,11 +16,15 @@ import pytest
 from sfda_engine import adapt
 from sfda_engine.adapt import main
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig, TargetConfig
-from sfda_engine.data.datasets import LAYOUTS
+from sfda_engine.data.classes import class_set
+from sfda_engine.data.datasets import LAYOUTS, check_label_folder
 from sfda_engine.data.label_places import scored_files
+from sfda_engine.data.layout import frames_of
 from sfda_engine.entry import exit_code
 from sfda_engine.errors import FirewallError
+from sfda_engine.files import append_line
 from sfda_engine.firewall import LOG, closed_folders, firewall, statement
+from sfda_engine.report.trust import firewall_sentence
 from sfda_engine.trainer import Trainer
 from tests.engine.conftest import launcher
 from tests.engine.data.fabricate import fabricate
@@ -251,6 +255,55 @@ def test_source_and_target_may_be_splits_of_one_data_set(tmp_path: Path) -> None
         target.read_bytes()
         with pytest.raises(FirewallError):
             source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [
+        ("camvid", ("train", "val", "test")),
+        ("crosscity", ("Rome", "Rio", "Rio")),
+        ("bdd100k", ("train", "train", "val")),
+        ("acdc", ("fog/train", "night/train", "night/val")),
+    ],
+)
+def test_frames_to_score_may_be_a_split_of_the_sources_data_set(
+    name: str, splits: tuple[str, str, str], tmp_path: Path
+) -> None:
+    fabricate(name, tmp_path / "data", frames=2)
+    layout, root = LAYOUTS[name], str(tmp_path / "data")
+    source, target, scored = splits
+    config = Config(
+        target=TargetConfig(dataset=name, root=root, split=target),
+        source=SourceConfig(dataset=name, root=root, split=source),
+        evaluate=EvaluateConfig(dataset=name, root=root, split=scored),
+    )
+    assert config.evaluate is not None
+    scored_frame = frames_of(layout, tmp_path / "data", scored, labelled=True)[0]
+    with firewall(config) as wall:
+        check_label_folder(config.evaluate, class_set(layout.classes).names)
+        frames_of(layout, tmp_path / "data", target)[0].read_bytes()
+        wall.begin(tmp_path, code={})
+        wall.lift(1)
+        scored_frame.read_bytes()
+        wall.end(1)
+    told = statement(tmp_path)
+    assert told["refused"] == []
+    assert any(one["shared"] for one in told["closed"] if one["what"] == "source data")
+    assert "but for frames of the target" in firewall_sentence({"firewall": told})
+
+
+def test_what_a_loader_worker_was_refused_and_swallowed_is_raised_at_the_end(walled: Config, tmp_path: Path) -> None:
+    with firewall(walled) as wall:
+        wall.begin(tmp_path, code={})
+        wall.lift(1)
+        worker = {"event": "refused", "what": "labels", "path": "/labels/0.png", "by": "open", "process": 0}
+        append_line(tmp_path / LOG, json.dumps(worker))  # what the copy of a wall in a forked worker leaves
+        with pytest.raises(FirewallError, match=r"/labels/0\.png"):
+            wall.lift(1)
+        with pytest.raises(FirewallError, match=r"/labels/0\.png"):
+            wall.end(1)
+        wall.begin(tmp_path, code={})  # a resumed session answers for itself; the log and the report keep the line
+        wall.end(1)
 
 
 def test_without_labels_on_disk_there_is_nothing_to_close() -> None:

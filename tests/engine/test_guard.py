@@ -324,6 +324,53 @@ def test_resume_between_strikes_is_bit_equal(
     assert same(ring, half.guard.state_dict())
 
 
+def test_a_stop_between_two_lines_is_not_a_look_of_the_guard(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a stopped run would keep other weights to go back to than a whole one."""
+    run = trainer("--run.steps", "8", "--run.log_every", "4", "--run.checkpoint_every", "100")
+    seen: list[int] = []
+    look = Guard.look
+
+    def recorded(self: Guard, step: int, **options: Any) -> Any:
+        seen.append(step)
+        return look(self, step, **options)
+
+    monkeypatch.setattr(Guard, "look", recorded)
+    adapt_on = run.adapt_on
+
+    def stopped_at_six(index: int, batch: Any) -> dict[str, torch.Tensor]:
+        run.interrupts.requested = index + 1 == 6
+        return adapt_on(index, batch)
+
+    monkeypatch.setattr(run, "adapt_on", stopped_at_six)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert run.position.adaptation == 6
+    assert seen == [2, 2 + 4]  # the end of the warm-up of two steps, and the fourth step
+
+
+def test_weights_that_the_guard_went_back_from_are_no_candidates(
+    trainer: Callable[..., Trainer], script: Callable[[list[Signals]], list[Guard]]
+) -> None:
+    script([HEALTHY, HEALTHY, HEALTHY, COLLAPSED, HEALTHY, HEALTHY])
+    run = trainer("--run.steps", "4", "--method.warmup_steps", "1", "--run.checkpoint_every", "100")
+    at: dict[int, dict[str, torch.Tensor]] = {}
+    take = run.snapshots.take
+
+    def before(step: int, student: torch.nn.Module) -> None:
+        at[step] = copied(dict(student.state_dict()))
+        take(step, student)
+
+    run.snapshots.take = before  # type: ignore[method-assign]
+    run.run()
+    assert run.guard is not None
+    assert len(run.guard.events) == 1
+    struck = run.guard.events[0]["total_step"] - 1
+    assert same(run.snapshots.taken[2], at[2])
+    assert same(at[struck], at[struck - 1])  # taken after the guard went back
+
+
 def test_healthy_run_is_bit_equal_with_and_without(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     ends = []
     for guard in ("true", "false"):

@@ -68,6 +68,8 @@ def test_every_view_is_laid_back_over_the_plain_frame() -> None:
 def test_a_view_keeps_architectures_that_halve_five_times_alive() -> None:
     assert scaled_size((128, 96), 0.75) == (96, 72)
     assert scaled_size((40, 32), 0.75) == (32, 32)
+    assert scaled_size((128, 96), 0.75, 32) == (96, 64)
+    assert scaled_size((160, 120), 1.25, 32) == (192, 152)
     assert scaled_size((16, 64), 0.75) == (16, 48)
 
 
