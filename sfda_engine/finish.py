@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,7 @@ from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, sa
 from sfda_engine.presets import literal_warnings
 from sfda_engine.report import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
+from sfda_engine.report.summary import HELD
 from sfda_engine.results import Result, as_json
 from sfda_engine.selection import Judgement, judge
 from sfda_engine.steps import uses_transfer
@@ -150,10 +152,18 @@ def finish(
         write_report(folder)
         console = Console()
         if scores:
-            print_scores({name: scores[name] for name in ("source", "bn_warm_start", "adapted")}, console)
+            print_scores(scores, console)
         told = f"manifest: sha256 {digest}; sfda certify {folder} re-checks it\nreport: {folder / 'report.html'}"
-        console.print(told, soft_wrap=True, markup=False)
+        console.print(f"{verdict_line(result)}\n{told}", soft_wrap=True, markup=False)
     return result
+
+
+def verdict_line(result: Mapping[str, Any]) -> str:
+    """What `adapted.safetensors` holds, and why."""
+    if "selection" not in result:
+        return "verdict: none, since a fresh student is not judged; adapted.safetensors holds the last weights"
+    held = HELD.get(result["verdict"], f"the weights after step {result['selection']['step']}")
+    return f"verdict: {result['verdict']}; adapted.safetensors holds {held}: {result['verdict_basis']}"
 
 
 def export_bundle(folder: Path) -> None:

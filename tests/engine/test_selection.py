@@ -64,7 +64,11 @@ def test_the_warm_start_itself_is_not_better_than_itself(trainer: Callable[..., 
 
 
 def test_a_collapsed_student_is_not_shipped(
-    tiny_yaml: Path, night_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_yaml: Path,
+    night_frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A head that says one class only, after every step: `adapted` is a model that knows the others, `last` is not."""
     taken = Trainer.adapt_on
@@ -86,6 +90,7 @@ def test_a_collapsed_student_is_not_shipped(
     result = json.loads((run / "result.json").read_text())
     assert result["verdict"] in ("keep_bn_warm_start", "keep_source")
     kept = result["verdict"].removeprefix("keep_")
+    assert f"verdict: {result['verdict']}; adapted.safetensors holds the weights of the" in capsys.readouterr().out
     assert result["miou"]["adapted"] == result["miou"][kept]
     assert "classes vanished" in result["verdict_basis"]
     last, _ = read_weights(run / "last.safetensors")
