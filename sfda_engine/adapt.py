@@ -47,7 +47,7 @@ from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.models.segmenter import alignment_of
+from sfda_engine.models.segmenter import alignment_of, scaled_size
 from sfda_engine.models.weights import WeightsInfo, save_weights, sha256_of
 from sfda_engine.presets import literal_warnings
 from sfda_engine.provenance import code_identity, record_frames
@@ -58,7 +58,7 @@ from sfda_engine.steps import Networks
 from sfda_engine.synthetic_views import generator_size, synthetic_sizes
 from sfda_engine.trainer import LATENT, Trainer
 from sfda_engine.unchanged import begin, origin_of
-from sfda_engine.views import VIEWS, scaled_size
+from sfda_engine.views import VIEWS
 from sfda_engine.warm_start import estimate_on_target
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from sfda_engine.data.readers import Images
 from sfda_engine.input_convention import layer_distance, pool
 from sfda_engine.losses.bn_statistics import LayerStatistics, record_statistics
 from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.views import VIEWS, Size, batches, entropy, view_probabilities
+from sfda_engine.models.segmenter import Size
+from sfda_engine.views import VIEWS, batches, entropy, view_probabilities
 
 SAMPLED_FRAMES = 32
 SAMPLED_PIXELS = 64

@@ -30,8 +30,7 @@ from sfda_engine.data.readers import Images
 from sfda_engine.distributed import gather, process_index, processes
 from sfda_engine.errors import UserError
 from sfda_engine.models.batch_norm import mix_statistics, reestimate_statistics
-from sfda_engine.models.segmenter import alignment_of, upsample
-from sfda_engine.views import Size, scaled_size
+from sfda_engine.models.segmenter import Size, alignment_of, scaled_size, upsample
 
 SAMPLED_FRAMES = 128
 SAMPLED_PIXELS = 2048

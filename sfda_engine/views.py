@@ -5,7 +5,6 @@ Shapes: B frames, V views, K classes, H/W the size that the model sees, h/w that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,12 +15,8 @@ from torch import Tensor, nn
 
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.models.segmenter import alignment_of, upsample
+from sfda_engine.models.segmenter import Size, alignment_of, scaled_size, upsample
 
-Size = tuple[int, int]
-
-SMALLEST = 32
-"""Pixels of a side: architectures that halve five times see nothing below."""
 PIXELS_AT_ONCE = 2**17
 """Frames go through in batches of at most 8 and about this many pixels, which bounds the memory."""
 EPSILON = 1e-8
@@ -65,20 +60,6 @@ def views(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size, ali
         images = torch.stack([to_float_tensor(resize(frame, scaled)) for frame in frames]).to(device)
         images = (preprocess.expose(images) * augmentation.brightness).clamp(0.0, 1.0)
         yield View(name, images.flip(-1) if augmentation.mirrored else images, augmentation)
-
-
-def scaled_size(size: Size, scale: float, alignment: int = 1) -> Size:
-    """`size` (width, height) times `scale`, rounded; no side falls below SMALLEST that was not there before.
-
-    Sides stay multiples of what they and `alignment` are both multiples of.
-    """
-
-    def scaled(side: int) -> int:
-        step = math.gcd(side, alignment)
-        return max(min(side, SMALLEST), round(side * scale / step) * step)
-
-    width, height = map(scaled, size)
-    return width, height
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -9,6 +10,12 @@ from torch import Tensor, nn
 
 ALIGNMENT = 32
 """Parts of an image that begin on multiples of this many pixels begin on whole cells of every network's outputs."""
+
+
+SMALLEST = 32
+"""Pixels of a side: architectures that halve five times see nothing below."""
+
+Size = tuple[int, int]
 
 
 class SegmenterOutput(NamedTuple):
@@ -23,6 +30,20 @@ class SegmenterOutput(NamedTuple):
 def alignment_of(model: nn.Module) -> int:
     """What the sides of images that a segmenter takes may have to be multiples of: 1 but for a user's own network."""
     return getattr(model, "alignment", 1)
+
+
+def scaled_size(size: Size, scale: float, alignment: int = 1) -> Size:
+    """`size` (width, height) times `scale`, rounded; no side falls below SMALLEST that was not there before.
+
+    Sides stay multiples of what they and `alignment` are both multiples of.
+    """
+
+    def scaled(side: int) -> int:
+        step = math.gcd(side, alignment)
+        return max(min(side, SMALLEST), round(side * scale / step) * step)
+
+    width, height = map(scaled, size)
+    return width, height
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:

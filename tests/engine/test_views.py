@@ -11,13 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.models.segmenter import SegmenterOutput
+from sfda_engine.models.segmenter import SegmenterOutput, scaled_size
 from sfda_engine.views import (
     PIXELS_AT_ONCE,
     VIEWS,
     batches,
     entropy,
-    scaled_size,
     view_probabilities,
     views,
 )
