@@ -114,6 +114,7 @@ def adapt_engine(config: Config, source: nn.Module, info: WeightsInfo, target: T
     prepared = time.perf_counter() - since
     trainer.run()
     student = target.accelerator.unwrap_model(trainer.networks.student)
+    trainer.finish_statistics(student)
     samples = trainer.synthesize(SAMPLES) if uses_transfer(config.method) else None
     return Adapted(student, trainer.position.adaptation, prepared + trainer.position.seconds, synthetic=samples)
 
