@@ -16,6 +16,7 @@ from sfda_engine.config_loader import parse_command, require_data
 from sfda_engine.data.datasets import open_target, target_paths
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.frame_sample import SampledFrames
+from sfda_engine.data.label_places import check_target_place
 from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import seconds_per_step
 from sfda_engine.entry import run_entry
@@ -37,6 +38,7 @@ def inspect_source(config: Config, *, as_json: bool = False) -> int:
     """Examine what `config` names and print it; 0 where it fits, 2 where `adapt` would refuse it."""
     precision(config)
     require_data(config, "target")
+    check_target_place(config.target, None)
     source, info = load_segmenter(config.model)
     require_batch_norm(source, f"model.arch {info.arch}")
     check_forward(source, config.target.size)
