@@ -95,7 +95,7 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
     if config.run.dry_run:
         check_output(config)
     check_share(config.target.batch_size, "target.batch_size")
-    require_data(config, "target", *(["evaluate"] if config.evaluate else []))
+    require_data(config, "target", *(["evaluate"] if config.evaluate else []), dispensable=True)
     for warning in literal_warnings(config.method):
         log.warning(warning)
     source, info = load_segmenter(config.model)

@@ -27,10 +27,14 @@ from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.position import total_steps, warmup_steps
 
-DESCRIPTION = f"""sfda inspect WEIGHTS --frames DIR [--json] tells, before adapting, from a source model and {FRAMES}
-frames whether they fit: input convention, BatchNorm statistics, sizes, damaged frames, distance from the source, time
-and memory of a run (measured on two steps). WEIGHTS stands for --model.weights WEIGHTS, --frames DIR for
---target.dataset folder --target.root DIR; all keys are those of adapt. No label is opened, nothing is written.
+OWN = (
+    ("WEIGHTS", "The source model: stands for --model.weights WEIGHTS."),
+    ("--frames DIR", "Folder of frames: stands for --target.dataset folder --target.split null --target.root DIR."),
+    ("[--json]", "Print all of it as JSON."),
+)
+DESCRIPTION = f"""Tells, before adapting, from a source model and {FRAMES} frames whether they fit: input convention,
+BatchNorm statistics, sizes, damaged frames, distance from the source, time and memory of a run (measured on two
+steps). All keys are those of adapt. No label is opened, nothing is written.
 Exit code 0: they fit. 2: adapt would refuse them, or a mistake in the command."""
 
 
@@ -105,9 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     config = parse_command(
         config_options([token for token in argv if token != "--json"]),
-        prog="python -m sfda_engine.inspect_source",
+        prog="sfda inspect",
         description=DESCRIPTION,
         default_config="demo",
+        own=OWN,
     )
     return inspect_source(config, as_json="--json" in argv)
 
