@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 from benchmarks.row import Row, read_csv
+from sfda_engine.entry import run_entry
+from sfda_engine.errors import UserError
 
 
 def plot(path: Path) -> Path | None:
@@ -46,6 +49,22 @@ def _case(row: Row) -> str:
     return f"{row.op}\n{row.shape}, {row.dtype}"
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Plot every file that is named. Raises UserError where one is no benchmark's CSV."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
+    parser.add_argument("file", nargs="+", type=Path, metavar="FILE.csv", help="CSV that a benchmark has written")
+    for path in parser.parse_args(sys.argv[1:] if argv is None else argv).file:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; name a CSV that a benchmark has written")
+        try:
+            written = plot(path)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is not the CSV of a benchmark ({error!r}); name one that has its columns"
+            ) from error
+        print(written or f"{path}: nothing was timed, nothing to plot")
+    return 0
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(plot(Path(name)))
+    run_entry(main)

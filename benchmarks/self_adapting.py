@@ -27,7 +27,9 @@ from torch import Tensor
 from benchmarks.measure import Timed, time_in_turns
 from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
 from sfda_engine.config import EvaluateConfig
-from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.data.datasets import check_label_folder, open_evaluate
+from sfda_engine.entry import run_entry
+from sfda_engine.errors import UserError
 from sfda_engine.evaluate import scores_of
 from sfda_engine.models.weights import build_from_weights, save_weights
 from sfda_export.options import Options
@@ -230,7 +232,11 @@ def models_table(scores: list[Score]) -> list[str]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.self_adapting",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and labels/, in stream order")
     parser.add_argument("--source", type=Path, required=True, help="weights of the source model")
     parser.add_argument("--adapted", type=Path, required=True, help="weights of the adapted model")
@@ -242,8 +248,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def check_files(arguments: argparse.Namespace) -> None:
+    """UserError where something that is named is not there; what it holds shows later."""
+    if not arguments.data.is_dir():
+        raise UserError(f"--data: there is no folder {arguments.data}; name one with images/ and labels/")
+    for name in ("source", "adapted", "demo_adapted"):
+        path: Path | None = getattr(arguments, name)
+        if path is not None and not path.is_file():
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: there is no file {path}; name the weights of a model")
+    check_label_folder(data_section(arguments), ())
+
+
+def data_section(arguments: argparse.Namespace) -> EvaluateConfig:
+    """The frames of --data, a few of them where it is quick."""
+    return EvaluateConfig(dataset="folder", root=str(arguments.data), frames=4 if arguments.quick else None)
+
+
 def main(argv: list[str] | None = None) -> list[Score]:
     arguments = parse(argv)
+    check_files(arguments)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         demo = export_bundle(DEMO, work / "demo", "scenes:night")
@@ -261,8 +285,7 @@ def main(argv: list[str] | None = None) -> list[Score]:
             bundle = export_bundle(str(arguments.demo_adapted), work / "demo_adapted", "scenes:night")
             adapted_demo["demo, adapted"] = bundle
         card = Segmenter.load(bundles["source"]).card
-        data = EvaluateConfig(dataset="folder", root=str(arguments.data), frames=4 if arguments.quick else None)
-        frames = read_stream(data, card.classes, card.size)
+        frames = read_stream(data_section(arguments), card.classes, card.size)
         streams = scene_streams(4 if arguments.quick else None, Segmenter.load(demo).card.size)
         scores = []
         for one in itertools.chain(
@@ -283,5 +306,11 @@ def main(argv: list[str] | None = None) -> list[Score]:
     return scores
 
 
+def command(argv: list[str]) -> int:
+    """`main`, for the shell."""
+    main(argv)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    run_entry(command)

@@ -20,6 +20,7 @@ from torch import nn
 from sfda_engine.activation_checkpointing import checkpoint_activations
 from sfda_engine.build import (
     check_forward,
+    check_output,
     check_share,
     end_trackers,
     fresh_segmenter,
@@ -29,8 +30,10 @@ from sfda_engine.build import (
     run_folder,
 )
 from sfda_engine.config import Config
+from sfda_engine.config_checks import check_same_world
 from sfda_engine.config_loader import parse_command, require_data, resolve_weights
 from sfda_engine.data.datasets import check_label_folder, open_target
+from sfda_engine.data.label_places import check_target_place
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed import decided_by_main, leave, wait_for_all
 from sfda_engine.dry_run import print_plan
@@ -80,6 +83,8 @@ def adapt(config: Config) -> Adaptation | None:
     Raises UserError for bad input, TrainingError where a term became NaN, FirewallError where anything tried to open
     a label, ExportError where `run.export` failed, KeyboardInterrupt after Ctrl-C (a checkpoint is written first).
     """
+    check_target_place(config.target, config.evaluate)
+    check_same_world(config)
     with firewall(config) as wall:
         return adapt_behind(wall, config)
 
@@ -87,8 +92,10 @@ def adapt(config: Config) -> Adaptation | None:
 def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
     """`adapt`, behind its firewall."""
     precision(config)
+    if config.run.dry_run:
+        check_output(config)
     check_share(config.target.batch_size, "target.batch_size")
-    require_data(config, "target", *(["evaluate"] if config.evaluate else []))
+    require_data(config, "target", *(["evaluate"] if config.evaluate else []), dispensable=True)
     for warning in literal_warnings(config.method):
         log.warning(warning)
     source, info = load_segmenter(config.model)

@@ -111,7 +111,8 @@ def run_folder(config: Config) -> Path:
     return folder
 
 
-def _new_folder(config: Config) -> Path:
+def check_output(config: Config) -> Path:
+    """The folder that `run_folder` will take, looked at alone. Raises UserError where it is in use, or not named."""
     named = config.run.output is not None
     folder = (
         Path(config.run.output)
@@ -123,7 +124,11 @@ def _new_folder(config: Config) -> Path:
         raise UserError("run.resume needs the run folder to continue: name it with --run.output FOLDER")
     if named and not config.run.resume and _in_use(folder):
         raise UserError(f"run.output {folder} exists and is not empty; name another folder, or add --run.resume true")
-    make_folder(folder)
+    return folder
+
+
+def _new_folder(config: Config) -> Path:
+    folder = make_folder(check_output(config))
     if (link := outward_link(folder)) is not None:
         raise UserError(f"{link} in run.output leads to {link.resolve()}, outside it; remove the link, or move the run")
     hold(folder)

@@ -108,6 +108,18 @@ def validate(config: Config) -> None:
     _check_data(config)
 
 
+def check_same_world(config: Config) -> None:
+    """UserError where `adapt` would score procedural scenes after adapting to frames on disk."""
+    target, evaluate = config.target.dataset, config.evaluate
+    if evaluate is not None and evaluate.dataset == "scenes" and target != "scenes":
+        split = " --evaluate.split null" if target == "folder" else ""
+        raise UserError(
+            f"evaluate is of procedural scenes (evaluate.dataset scenes) while target.dataset is {target}: name "
+            f"labelled frames of the target by --evaluate.dataset {target} --evaluate.root FOLDER{split}, or do "
+            "without labels by --evaluate null"
+        )
+
+
 def _leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in section.items():
         if isinstance(value, dict):

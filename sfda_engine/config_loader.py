@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from sfda_engine.config import Config
 from sfda_engine.config_checks import validate
-from sfda_engine.config_schema import KEYS, SECTIONS, describe, nearest, shown
+from sfda_engine.config_schema import KEYS, SECTIONS, describe, shown, suggest
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
 from sfda_engine.presets import PRESETS
@@ -52,14 +52,21 @@ def load_config(config: str | Path | None = None, overrides: Sequence[str] = (),
     return _load(default if config is None else config, _override_entries(overrides))
 
 
-def parse_command(argv: Sequence[str] | None, prog: str, description: str, default_config: str) -> Config:
+def parse_command(
+    argv: Sequence[str] | None,
+    prog: str,
+    description: str,
+    default_config: str,
+    own: tuple[tuple[str, str], ...] = (),
+) -> Config:
     """The configuration of a command line (None = the process's own): --config, --SECTION.KEY, SWITCHES.
 
+    own: further arguments of the command with their help, which --help shows first; taken out of `argv` before.
     --help and --print_config print and leave with SystemExit(0). Raises UserError as `load_config` does.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(argv):
-        _parser(prog, f"{description} Without --config: {default_config}.").print_help()
+        _parser(prog, f"{description} Without --config: {default_config}.", own).print_help()
         raise SystemExit(0)
     entries = list(_override_entries(token for token in argv if token not in FLAGS))
     entries += [(key, "true", "the command line") for switch, key in SWITCHES.items() if switch in argv]
@@ -89,20 +96,27 @@ def resolve_weights(weights: str | None) -> Path:
         raise UserError("model.weights is null: name the weights of the source model with --model.weights FILE")
     scheme, _, name = weights.rpartition(":")
     path = PACKAGE / "assets" / f"{name}.safetensors" if scheme == "package" else Path(weights)
+    if scheme == "package" and not path.is_file():
+        there = ", ".join(f"package:{file.stem}" for file in sorted((PACKAGE / "assets").glob("*.safetensors")))
+        raise UserError(f"model.weights: no model is shipped as {shown(weights)}; there is {there}")
     if not path.is_file():
         raise UserError(f"model.weights: there is no file {str(path)!r}; give an existing file")
     return path
 
 
-def require_data(config: Config, *sections: str) -> None:
-    """UserError unless each named section (target, evaluate, source) says where its frames lie."""
+def require_data(config: Config, *sections: str, dispensable: bool = False) -> None:
+    """UserError unless each named section (target, evaluate, source) says where its frames lie.
+
+    dispensable: whether the command could do without section evaluate.
+    """
     for name in sections:
         section = getattr(config, name)
         if section is None or (section.dataset != "scenes" and section.root is None):
+            what = f"section {name} is null, and this command needs it" if section is None else f"{name}.root is null"
             raise UserError(
-                f"{name}.root is null: name the folder of the frames with --{name}.root FOLDER, "
+                f"{what}: name the folder of the frames with --{name}.root FOLDER, "
                 f"or take procedural scenes with --{name}.dataset scenes --{name}.split day"
-                + (", or do without labels by --evaluate null" if name == "evaluate" else "")
+                + (", or do without labels by --evaluate null" if name == "evaluate" and dispensable else "")
             )
 
 
@@ -190,7 +204,9 @@ def _override_entries(tokens: Iterable[str]) -> Iterator[Entry]:
         token = tokens.pop(0)
         key, equals, text = token.removeprefix("--").partition("=")
         if not token.startswith("--"):
-            raise UserError(f"unexpected argument {shown(token)}: options are written --section.key VALUE")
+            named = token in shipped_configs() or Path(token).suffix in (".yaml", ".yml")
+            hint = f"; did you mean --config {token}?" if named else ""
+            raise UserError(f"unexpected argument {shown(token)}: options are written --section.key VALUE{hint}")
         if key != "config":
             _check_key(key, where)
         if not equals:
@@ -203,7 +219,7 @@ def _override_entries(tokens: Iterable[str]) -> Iterator[Entry]:
 
 def _check_key(key: str, where: str) -> None:
     if key not in KEYS and key not in SECTIONS:
-        raise UserError(f"unknown key {shown(key)} in {where}; the nearest valid one is {nearest(key)!r}")
+        raise UserError(f"unknown key {shown(key)} in {where}; {suggest(key)}")
 
 
 def _convert(table: dict[str, str]) -> dict[str, Any]:
@@ -227,7 +243,10 @@ def _convert_one(parser: ArgumentParser, key: str, text: str) -> None:
     try:
         parser.parse_args([f"--{key}={text}"])
     except MISREAD as error:
-        raise UserError(f"{key}: expected {describe(KEYS[key].hint)}, got {shown(text)}") from error
+        expected = describe(KEYS[key].hint)
+        items = [item.strip() for item in text.split(",")]
+        listed = f'; write "[{", ".join(items)}]", in quotes' if expected[0] == "[" != text[:1] and items[1:] else ""
+        raise UserError(f"{key}: expected {expected}, got {shown(text)}{listed}") from error
 
 
 def _build(cls: type, prefix: str, values: dict[str, Any], named: Iterable[str]) -> Any:
@@ -244,9 +263,14 @@ def _build(cls: type, prefix: str, values: dict[str, Any], named: Iterable[str])
 
 
 @cache
-def _parser(prog: str | None = None, description: str = "") -> ArgumentParser:
-    usage = f"{prog} [--config PATH_OR_NAME] [--section.key VALUE ...]"
+def _parser(prog: str | None = None, description: str = "", own: tuple[tuple[str, str], ...] = ()) -> ArgumentParser:
+    words = "".join(f" {name}" for name, _ in own)
+    usage = f"{prog}{words} [--config PATH_OR_NAME] [--section.key VALUE ...]"
     parser = ArgumentParser(prog=prog, usage=usage, description=description, exit_on_error=False)
+    for name, text in own:
+        option, _, value = name.strip("[]").partition(" ")
+        shape: dict[str, Any] = {"metavar": value} if value else {"action": "store_true"} if option[0] == "-" else {}
+        parser.add_argument(option, help=text, **shape)
     names = ", ".join(shipped_configs())
     parser.add_argument("--config", help=f"YAML file or the bare name of a shipped config: {names}.")
     parser.add_argument("--print_config", action="store_true", help="Print the resolved YAML and exit.")

@@ -59,18 +59,37 @@ def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str,
 
 SECTIONS, KEYS = _collect(Config)
 LONGEST_NAME = 100
+CLOSE = 0.65
+"""Least likeness of the last parts of two keys, one of which may have been meant: batch is batch_size, dir not root."""
 
 
 def nearest(name: str) -> str:
     """The section or key most like `name`: as a whole, or in its last part ("lr" is near "method.lr")."""
-
     name = name[:LONGEST_NAME]  # the time of a comparison grows with the square of the length
 
     def likeness(known: str) -> float:
-        last = SequenceMatcher(None, name.rpartition(".")[2], known.rpartition(".")[2]).ratio()
-        return max(SequenceMatcher(None, name, known).ratio(), 0.95 * last)
+        return max(_likeness(name, known), 0.95 * _likeness(name, known, last=True))
 
     return max([*SECTIONS, *KEYS], key=likeness)
+
+
+def _likeness(name: str, known: str, *, last: bool = False) -> float:
+    """0 to 1, of whole names or of their last parts."""
+    if last:
+        name, known = name.rpartition(".")[2], known.rpartition(".")[2]
+    return SequenceMatcher(None, name, known).ratio()
+
+
+def suggest(name: str) -> str:
+    """What to take for an unknown key: the nearest one where it is like it, else what there is to choose from."""
+    close = nearest(name)
+    if _likeness(name[:LONGEST_NAME], close, last=True) >= CLOSE:
+        return f"the nearest valid one is {close!r}"
+    section = name.partition(".")[0]
+    if section not in SECTIONS or section == name:
+        return f"the sections are {', '.join(known for known in SECTIONS if '.' not in known)}"
+    keys = ", ".join(known.removeprefix(f"{section}.") for known in KEYS if known.startswith(f"{section}."))
+    return f"the keys of {section} are {keys}"
 
 
 def shown(text: str, longest: int = 120) -> str:

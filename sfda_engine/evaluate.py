@@ -204,8 +204,8 @@ def evaluate_images(
 def scoring_failed(error: UserError, folder: Path) -> UserError:
     """What to say where labels cannot be scored that nothing opened before the last step: the run is not lost."""
     return UserError(
-        f"{error}. Training is done and its weights are in {folder}: put this right and repeat the command with "
-        f"--run.output {folder} --run.resume true, which only scores"
+        f"{str(error).rstrip('.')}. Training is done and its weights are in {folder}: put this right and repeat the "
+        f"command with --run.output {folder} --run.resume true, which only scores"
     )
 
 

@@ -16,6 +16,7 @@ from sfda_engine.config_loader import parse_command, require_data
 from sfda_engine.data.datasets import open_target, target_paths
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.frame_sample import SampledFrames
+from sfda_engine.data.label_places import check_target_place
 from sfda_engine.data.readers import Images
 from sfda_engine.dry_run import seconds_per_step
 from sfda_engine.entry import run_entry
@@ -26,10 +27,14 @@ from sfda_engine.models.batch_norm import require_batch_norm
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.position import total_steps, warmup_steps
 
-DESCRIPTION = f"""sfda inspect WEIGHTS --frames DIR [--json] tells, before adapting, from a source model and {FRAMES}
-frames whether they fit: input convention, BatchNorm statistics, sizes, damaged frames, distance from the source, time
-and memory of a run (measured on two steps). WEIGHTS stands for --model.weights WEIGHTS, --frames DIR for
---target.dataset folder --target.root DIR; all keys are those of adapt. No label is opened, nothing is written.
+OWN = (
+    ("WEIGHTS", "The source model: stands for --model.weights WEIGHTS."),
+    ("--frames DIR", "Folder of frames: stands for --target.dataset folder --target.split null --target.root DIR."),
+    ("[--json]", "Print all of it as JSON."),
+)
+DESCRIPTION = f"""Tells, before adapting, from a source model and {FRAMES} frames whether they fit: input convention,
+BatchNorm statistics, sizes, damaged frames, distance from the source, time and memory of a run (measured on two
+steps). All keys are those of adapt. No label is opened, nothing is written.
 Exit code 0: they fit. 2: adapt would refuse them, or a mistake in the command."""
 
 
@@ -37,6 +42,7 @@ def inspect_source(config: Config, *, as_json: bool = False) -> int:
     """Examine what `config` names and print it; 0 where it fits, 2 where `adapt` would refuse it."""
     precision(config)
     require_data(config, "target")
+    check_target_place(config.target, None)
     source, info = load_segmenter(config.model)
     require_batch_norm(source, f"model.arch {info.arch}")
     check_forward(source, config.target.size)
@@ -103,9 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     config = parse_command(
         config_options([token for token in argv if token != "--json"]),
-        prog="python -m sfda_engine.inspect_source",
+        prog="sfda inspect",
         description=DESCRIPTION,
         default_config="demo",
+        own=OWN,
     )
     return inspect_source(config, as_json="--json" in argv)
 

@@ -28,8 +28,10 @@ def print_intake(intake: Intake, info: WeightsInfo, console: Console, expected: 
     for finding in intake.findings:
         console.print(f"[{STYLES[finding.severity]}]{finding.severity}[/]", end=" ")
         console.print(str(finding), soft_wrap=True, markup=False, highlight=False)
-    if not any(finding.severity in ("refuse", "warn") for finding in intake.findings):
-        console.print("source model and frames fit")
+    if not intake.refused:
+        warnings = sum(finding.severity == "warn" for finding in intake.findings)
+        counted = f"usable, with {warnings} warning{'s' if warnings > 1 else ''}"
+        console.print(counted if warnings else "source model and frames fit")
 
 
 def fact_rows(intake: Intake, info: WeightsInfo) -> dict[str, str]:

@@ -50,7 +50,8 @@ def make_runs(arguments: argparse.Namespace, table: Path) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options. Raises UserError for an unknown run, and for a CamVid domain without its files."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_free", description=__doc__)
+    description = (__doc__ or "").removeprefix("ENTRY ")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_free", description=description)
     scenes = [f"scenes:{split}" for split in DOMAINS]
     parser.add_argument("--run", action="append", help=f"one of {', '.join(RUNS)}; can be repeated (all)")
     parser.add_argument(

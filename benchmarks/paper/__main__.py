@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options. Raises UserError for an unknown table or figure, and for numbers out of range."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
+    description = (__doc__ or "").removeprefix("ENTRY ")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=description)
     parser.add_argument("--table", action="append", type=int, default=[], help="1 to 6; can be repeated")
     parser.add_argument("--figure", action="append", type=int, default=[], help="6, 7 or 8; can be repeated")
     parser.add_argument("--domain", default="paper", help=f"one of {', '.join(DOMAINS)} (paper)")

@@ -57,16 +57,18 @@ def print_plan(trainings: Sequence[Training], runs: Sequence[Run], options: Opti
     lines += [_job_line(job, [run for run in runs if run.job == job], options) for job in jobs]
     missing, planned = sum(line.missing for line in lines), sum(line.missing + line.done for line in lines)
     table = Table(title=f"{missing} of {planned} runs are missing; nothing was run")
-    for column in ("run", "method", "done", "missing", "steps", "h a run, H100", "h a run, here"):
+    for column in ("run", "method", "done", "missing", "steps", "a run, H100", "a run, here"):
         table.add_column(column)
     for line in lines:
-        hours = [f"{line.h100:.3g}", f"{line.here:.3g}" + (" (measured)" if line.measured else "")]
+        hours = [duration(line.h100), duration(line.here) + (" (measured)" if line.measured else "")]
         table.add_row(line.name, line.what, str(line.done), str(line.missing), str(line.steps), *hours)
     console = Console(width=max(Console().width, WIDTH))
     console.print(table)
     h100 = sum(line.missing * line.h100 for line in lines)
     here = sum(line.missing * line.here for line in lines)
-    console.print(f"missing: {h100:.3g} h on one H100, {here:.3g} h here ({device_name()}), one after the other")
+    console.print(
+        f"missing: {duration(h100)} on one H100, {duration(here)} here ({device_name()}), one after the other"
+    )
     for device, basis in _bases(trainings, runs, options):
         console.print(f"- {device}: {basis}", soft_wrap=True)
     console.print(
@@ -74,6 +76,14 @@ def print_plan(trainings: Sequence[Training], runs: Sequence[Run], options: Opti
         "frames, AdaptSegNet's discriminators, BN warm start, labelling of frames, evaluation.",
         soft_wrap=True,
     )
+
+
+def duration(hours: float) -> str:
+    """Hours as seconds, minutes or hours, whichever is read at a glance."""
+    seconds = 3600 * hours
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.2g} min" if seconds < 99.5 * 60 else f"{hours:.3g} h"
 
 
 def _training_line(training: Training, options: Options) -> Line:

@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options. Raises UserError for an unknown method, and where it is not said what to run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    description = (__doc__ or "").removeprefix("ENTRY ")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=description)
     parser.add_argument("--method", action="append", help=f"one of {', '.join(METHODS)}; can be repeated")
     parser.add_argument("--domain", action="append", help=f"one of {', '.join(DOMAINS)}; can be repeated")
     parser.add_argument("--seed", action="append", type=int, help="can be repeated (--all without it: 0, 1, 2)")

@@ -42,7 +42,7 @@ def size_text(text: str) -> tuple[int, int]:
 def parse(argv: Sequence[str]) -> Options:
     """The command line as `Options`; argparse ends with code 2 on a mistake."""
     parser = argparse.ArgumentParser(
-        prog="python -m sfda_export.to_onnx",
+        prog="sfda export",
         description="Export an adapted model (or any weights file) as a bundle of ONNX files. Before the bundle is "
         "left, its files are compared with the engine's own model on real frames in onnxruntime.",
         epilog="--model.KEY VALUE: any other key of section model of the engine's configuration, for weights that do "

@@ -47,6 +47,8 @@ def open_run(run: str, overrides: Sequence[str] = ()) -> Exportable:
     if folder.is_dir():
         exportable = _open_folder(folder, overrides)
     else:
+        if not run.startswith("package:") and not folder.is_file():
+            raise UserError(f"there is no run folder or weights file {run!r}; name one that is there")
         model, info = _load(resolve_weights(run), overrides)
         exportable = Exportable(model=model, info=info, weights=resolve_weights(run))
     if exportable.info.num_classes > IGNORE:

@@ -27,6 +27,8 @@ OUTPUTS: dict[Graph, tuple[str, ...]] = {
     "logits": ("labels", "logits"),
     "adaptive": ("labels", "confidence", "entropy", "bn_mean_out", "bn_var_out"),
 }
+RUN_MARKS = ("result.json", "adapted.safetensors")
+"""Files of a run folder of the engine, which is no bundle."""
 STATE_INPUTS = ("bn_mean", "bn_var", "normalize", "update")
 
 
@@ -69,14 +71,28 @@ def open_model(path: str | Path, graph: Graph | None, options: SessionOptions, s
 
 def locate(path: Path, graph: Graph | None) -> tuple[Path, Manifest | None]:
     """The file of a graph and the manifest that answers for it. UsageError where there is no such file."""
+    refuse_other_things(path)
     if path.is_dir():
         manifest, name = read_manifest(path), FILES[graph or "labels"]
         if name not in manifest.files:
             raise UsageError(f"{path} has no {name}; it holds {', '.join(sorted(manifest.files))}")
         return path / name, manifest
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; name a bundle folder or an .onnx file")
     return path, manifest_beside(path)
+
+
+def refuse_other_things(path: Path) -> None:
+    """UsageError where `path` is neither a folder that may be a bundle nor an .onnx file."""
+    if path.is_dir():
+        has_model = any((path / name).is_file() for name in FILES.values())
+        if not has_model and any((path / mark).is_file() for mark in RUN_MARKS):
+            bundle = path / "bundle"
+            there = bundle.is_dir()
+            do = f"name {bundle}" if there else f"export it first: sfda export {path} --output {bundle}"
+            raise UsageError(f"{path} is a run folder, not a bundle: {do}")
+    elif not path.is_file():
+        raise UsageError(f"{path} does not exist; name a bundle folder or an .onnx file")
+    elif path.suffix.lower() != ".onnx":
+        raise UsageError(f"{path} is not an .onnx file; export it first (sfda export), then name the bundle")
 
 
 def _read(file: Path) -> bytes:

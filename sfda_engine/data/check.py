@@ -216,9 +216,7 @@ def print_report(layout: Layout, root: Path, splits: list[Split], findings: list
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, check, print; 0 or 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sfda_engine.data.check", description=(__doc__ or "").split("\n\n")[1]
-    )
+    parser = argparse.ArgumentParser(prog="sfda check-data", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
     parser.add_argument("--dataset", choices=LAYOUTS, help="which one; left out, it is told by its folders")
     parser.add_argument("--all", action="store_true", help=f"decode every file, not {SAMPLE} of each split")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data import acdc, bdd100k, camvid, cityscapes, crosscity, dark_zurich, gta5, idd, synthia
-from sfda_engine.data.folder import FolderLabelled, drop_corrupt, list_images
+from sfda_engine.data.folder import FolderLabelled, check_labels_there, drop_corrupt, list_images
 from sfda_engine.data.frame_files import FrameFiles, PairedFiles, label_classes
 from sfda_engine.data.layout import Layout, expected_label, frames_of, pairs_of
 from sfda_engine.data.readers import Images, LabelledImages
@@ -70,7 +70,7 @@ def target_paths(config: TargetConfig) -> list[Path]:
     """The files of a target on disk, sorted, none of them opened. Raises UserError for a missing root or none there."""
     if config.dataset in LAYOUTS:
         return frames_of(LAYOUTS[config.dataset], _root(config.root, "target"), config.split)[: config.frames]
-    return list_images(_folder(config.root, config.split, "target"), limit=config.frames)
+    return list_images(frames_folder(config.root, config.split, "target"), limit=config.frames)
 
 
 def open_evaluate(config: EvaluateConfig, *, class_names: tuple[str, ...], size: tuple[int, int]) -> LabelledImages:
@@ -79,7 +79,7 @@ def open_evaluate(config: EvaluateConfig, *, class_names: tuple[str, ...], size:
         return SceneLabelled(_domain(config.split), purpose="evaluate", size=size, frames=config.frames)
     if config.dataset in LAYOUTS:
         return _open_pairs(config.dataset, config.root, config.split, "evaluate", class_names, config.frames)
-    folder = _folder(config.root, config.split, "evaluate")
+    folder = frames_folder(config.root, config.split, "evaluate")
     return FolderLabelled(folder, num_classes=len(class_names), limit=config.frames)
 
 
@@ -92,7 +92,7 @@ def open_source(config: SourceConfig, *, class_names: tuple[str, ...], validate:
     root, split = (config.val_root or config.root, config.val_split) if validate else (config.root, config.split)
     if config.dataset in LAYOUTS:
         return _open_pairs(config.dataset, root, split, "source", class_names, config.frames)
-    return FolderLabelled(_folder(root, split, "source"), num_classes=len(class_names), limit=config.frames)
+    return FolderLabelled(frames_folder(root, split, "source"), num_classes=len(class_names), limit=config.frames)
 
 
 def default_classes(dataset: str) -> str | None:
@@ -114,10 +114,10 @@ def check_label_folder(config: EvaluateConfig, class_names: tuple[str, ...]) -> 
             )
         pairs_of(layout, root, config.split)
     else:
-        folder = _folder(config.root, config.split, "evaluate")
+        folder = frames_folder(config.root, config.split, "evaluate")
         if not (labels := folder / "labels").is_dir():
             raise UserError(f"there is no label folder {labels}; leave section evaluate out to run without labels")
-        list_images(folder)
+        check_labels_there(folder, limit=config.frames)
 
 
 def _open_pairs(
@@ -128,14 +128,25 @@ def _open_pairs(
     return PairedFiles(pairs_of(layout, _root(root, section), split)[:frames], names)
 
 
-def _folder(root: str | None, split: str | None, section: str) -> Path:
-    return _root(root, section) / (split or "")
+def frames_folder(root: str | None, split: str | None, section: str) -> Path:
+    """The folder of a section of dataset `folder`. UserError where root is none, or the split is no folder in it."""
+    home = _root(root, section)
+    folder = home / (split or "")
+    if split and home.is_dir() and not folder.is_dir():
+        raise UserError(
+            f"image folder {folder} does not exist ({section}.split is {split!r}: --{section}.split null takes the "
+            "folder itself)"
+        )
+    return folder
 
 
 def _root(root: str | None, section: str) -> Path:
     if root is None:
         raise UserError(f"{section}.root is not set; give the data folder with --{section}.root PATH")
-    return Path(root).expanduser()
+    path = Path(root).expanduser()
+    if path.is_file():
+        raise UserError(f"{section}.root {path} is a file; name its folder")
+    return path
 
 
 def _domain(split: str | None) -> str:

@@ -23,6 +23,8 @@ def list_images(root: str | Path, *, limit: int | None = None) -> list[Path]:
     Raises UserError where the folder is missing or holds no image.
     """
     root = Path(root).expanduser()
+    if root.is_file():
+        raise UserError(f"{root} is a file; name its folder of JPEG or PNG frames")
     if not root.is_dir():
         raise UserError(f"image folder {root} does not exist; give an existing folder of JPEG or PNG frames")
     nested = root / "images"
@@ -90,6 +92,28 @@ class FolderLabelled(FrameFiles):
                 f"(train ids 0..{self.num_classes - 1}, {IGNORE} = ignore); map the labels to train ids"
             )
         return label
+
+
+def check_labels_there(root: Path, *, limit: int | None = None) -> None:
+    """UserError where `FolderLabelled` would miss a label of these frames; asks for files by name, lists no labels.
+
+    Labels in folders of their own, of other names than the frames', cannot be found so: they pass.
+    """
+    labels, images = root / "labels", root / "images" if (root / "images").is_dir() else root
+    frames = list_images(root, limit=limit)
+    missing = [stem for stem, path in _by_stem(frames).items() if not _label_beside(labels, path.relative_to(images))]
+    folders = labels.stat().st_nlink > 2  # an own link and one from above; each folder inside adds one
+    if missing and not (folders and len(missing) == len(frames)):
+        raise UserError(
+            f"{len(missing)} of {len(frames)} images have no label in {labels}, first: {missing[0]}.png; give every "
+            "image one of its stem, take the image away, or leave section evaluate out to run without labels"
+        )
+
+
+def _label_beside(labels: Path, frame: Path) -> bool:
+    """Whether labels/<stem>.png is there, or in the folders that the frame (relative to images/) lies in."""
+    name = Path(f"{frame.stem}.png")
+    return any((labels / Path(*frame.parent.parts[at:]) / name).is_file() for at in range(len(frame.parts)))
 
 
 def _by_stem(paths: list[Path]) -> dict[str, Path]:

@@ -81,7 +81,7 @@ def decode_label(path: Path) -> Image.Image:
             if image.mode not in ("L", "P"):
                 raise UserError(
                     f"label {path} has mode {image.mode}: expected one 8-bit channel of train ids (255 = ignore). "
-                    "Convert color-coded or 16-bit labels to train ids first."
+                    "Convert color-coded or 16-bit labels to train ids first"
                 )
             return Image.fromarray(np.asarray(image))
     except DECODING_ERRORS as error:

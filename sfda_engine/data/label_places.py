@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 
 from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
-from sfda_engine.data.datasets import LAYOUTS
+from sfda_engine.data.datasets import LAYOUTS, frames_folder
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.layout import frames_of
+from sfda_engine.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def label_folders(section: TargetConfig | EvaluateConfig | SourceConfig) -> list[Path]:
@@ -20,6 +25,22 @@ def label_folders(section: TargetConfig | EvaluateConfig | SourceConfig) -> list
         frames = {Path(rule.frames) for rule in rules}
         return sorted({root / _without_frames(Path(rule.labels), frames) for rule in rules})
     return [root / (section.split or "") / "labels"]
+
+
+def check_target_place(target: TargetConfig, evaluate: EvaluateConfig | None) -> None:
+    """UserError where the target's frames would be the labels that `evaluate` scores; a warning where the name says so.
+
+    Looks at paths alone, before the wall, which would take it for a leak.
+    """
+    if target.root is None or target.dataset != "folder":
+        return
+    folder = Path(target.root).expanduser() / (target.split or "")
+    frames = Path(os.path.realpath(_image_folder(folder)))
+    closed = [] if evaluate is None else [Path(os.path.realpath(path)) for path in label_folders(evaluate)]
+    if any(frames.is_relative_to(path) for path in closed):
+        raise UserError(f"target.root {folder} is the label folder of section evaluate: name the folder of the frames")
+    if folder.name == "labels":
+        log.warning("target.root %s looks like a folder of labels: adaptation needs the frames", folder)
 
 
 def source_folders(source: SourceConfig | None) -> list[Path]:
@@ -43,7 +64,7 @@ def scored_frames(section: EvaluateConfig) -> list[Path]:
     root = Path(section.root).expanduser()
     if section.dataset in LAYOUTS:
         return frames_of(LAYOUTS[section.dataset], root, section.split, labelled=True)
-    return list_images(root / (section.split or ""))
+    return list_images(frames_folder(section.root, section.split, "evaluate"))
 
 
 def scored_files(section: EvaluateConfig) -> set[Path]:

@@ -8,11 +8,16 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import adapt_step, all, attention, inference, patch_entropy
+from benchmarks import adapt_step, all, attention, inference, patch_entropy, plot
+from benchmarks.label_free.__main__ import parse as parse_label_free
+from benchmarks.paper.__main__ import parse as parse_paper
+from benchmarks.peers.__main__ import parse as parse_peers
 from benchmarks.row import Row, read_csv
+from sfda_engine.entry import exit_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,3 +95,21 @@ def test_a_gpu_machine_needs_neither_jsonargparse_nor_docstring_parser() -> None
     code = blocked + "import benchmarks.attention, benchmarks.patch_entropy, benchmarks.adapt_step"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "kernels", "export"])}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.mark.parametrize("parse", [parse_paper, parse_peers, parse_label_free, plot.main])
+def test_help_begins_with_what_to_type(parse: Callable[[list[str]], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--help"])
+    told = capsys.readouterr().out
+    assert "`python -m benchmarks." in told
+    assert "ENTRY" not in told
+
+
+def test_a_plot_of_no_csv_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    for name, words in (("nope.csv", "there is no file"), ("other.csv", "not the CSV of a benchmark")):
+        assert exit_code(plot.main, [str(tmp_path / name)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert words in told

@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks import self_adapting
 from benchmarks.row import read_csv
 from sfda_engine.config_loader import resolve_weights
+from sfda_engine.entry import exit_code
 from tests.runtime.tiny import SIZE, picture
 from tests.runtime.tiny_adaptive import START_MEAN, START_VAR, adaptive_labels, write_adaptive_bundle
 
@@ -72,3 +73,18 @@ def test_the_second_half_is_scored_alone(tmp_path: Path) -> None:
     one = self_adapting.score(write_adaptive_bundle(tmp_path / "bundle"), "m", "s", frames, (0.0, 0.0))
     assert one.miou_second_half == 100
     assert one.miou < 60
+
+
+def test_files_that_are_missing_are_told_before_any_work(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(self_adapting, "export_bundle", lambda *arguments: pytest.fail("work before the check"))
+    weights = str(resolve_weights(self_adapting.DEMO))
+    good = {"--data": str(data), "--source": weights, "--adapted": weights}
+    for option in good:
+        argv = [word for pair in (good | {option: "nowhere"}).items() for word in pair]
+        assert exit_code(self_adapting.command, argv) == 2
+        assert capsys.readouterr().err.startswith(f"error: {option}: there is no ")
+    (data / "labels" / "3.png").unlink()
+    assert exit_code(self_adapting.command, [word for pair in good.items() for word in pair]) == 2
+    assert "first: 3.png" in capsys.readouterr().err

@@ -95,6 +95,27 @@ def no_labels(folder: Path, weights: Path) -> list[str]:
     return ["--evaluate.root", str(folder)]
 
 
+def frames_as_labels(folder: Path) -> list[str]:
+    for inside in ("images", "labels"):
+        (folder / inside).mkdir()
+        Image.new("L", (32, 32)).save(folder / inside / "a.png")
+    return ["--evaluate.root", str(folder)]
+
+
+def target_is_the_labels(folder: Path, weights: Path) -> list[str]:
+    return [*frames_as_labels(folder), "--target.root", str(folder / "labels")]
+
+
+def a_label_missing(folder: Path, weights: Path) -> list[str]:
+    options = frames_as_labels(folder)
+    (folder / "labels" / "a.png").unlink()
+    return options
+
+
+def dry_run_into_a_used_folder(folder: Path, weights: Path) -> list[str]:
+    return [*used_run_folder(folder, weights), "--dry-run"]
+
+
 def bad_yaml(folder: Path, weights: Path) -> list[str]:
     (folder / "bad.yaml").write_text("just words")
     return ["--config", str(folder / "bad.yaml")]
@@ -136,8 +157,15 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "unwritable output": (file_as_parent, "cannot be created"),
     "resume of nothing": (resume_without_folder, "--run.output"),
     "no label folder": (no_labels, "no label folder"),
+    "target is the label folder": (target_is_the_labels, "is the label folder of section evaluate"),
+    "a label missing": (a_label_missing, "1 of 1 images have no label"),
+    "dry run into a used folder": (dry_run_into_a_used_folder, "--run.resume true"),
+    "scenes to score frames": (
+        options("--evaluate.dataset", "scenes", "--evaluate.split", "night"),
+        "evaluate is of procedural scenes",
+    ),
     "unknown class in the subset": (
-        options("--evaluate.dataset", "scenes", "--evaluate.split", "night", "--evaluate.subset", "[road, tree]"),
+        lambda folder, weights: [*frames_as_labels(folder), "--evaluate.subset", "[road, tree]"],
         "'tree'",
     ),
     "fp16 on a CPU": (options("--run.mixed_precision", "fp16"), "needs a GPU"),

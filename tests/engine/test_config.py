@@ -177,8 +177,12 @@ def test_round_trip(tmp_path_factory: Any, root: str, names: list[str], weight: 
 def test_require_data_names_the_flag() -> None:
     dusk = load_config("camvid_day_to_dusk", ["--target.root", "frames"])
     require_data(dusk, "target")
-    with pytest.raises(UserError, match=r"--evaluate\.root FOLDER.*--evaluate null"):
-        require_data(dusk, "target", "evaluate")
+    unnamed = load_config("camvid_day_to_dusk", ["--target.root", "frames", "--evaluate.frames", "2"])
+    with pytest.raises(UserError, match=r"evaluate\.root is null: .*--evaluate\.root FOLDER.*--evaluate null"):
+        require_data(unnamed, "target", "evaluate", dispensable=True)
+    for config, words in ((unnamed, r"evaluate\.root is null"), (dusk, "section evaluate is null, .* needs it")):
+        with pytest.raises(UserError, match=rf"{words}: .*--evaluate\.root FOLDER.*--evaluate\.split day$"):
+            require_data(config, "evaluate")
     with pytest.raises(UserError, match=r"--target\.root"):
         require_data(load_config("camvid_day_to_dusk"), "target")
     with pytest.raises(UserError, match=r"--source\.root"):
@@ -193,6 +197,8 @@ def test_resolve_weights(tmp_path: Path) -> None:
     for missing in (None, str(tmp_path / "absent.safetensors"), "package:no_such_model"):
         with pytest.raises(UserError, match=r"model\.weights"):
             resolve_weights(missing)
+    with pytest.raises(UserError, match=r"no model is shipped as 'package:demosource'; there is package:demo_source$"):
+        resolve_weights("package:demosource")
 
 
 def test_parse_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

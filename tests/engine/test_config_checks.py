@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sfda_engine.config import Config, MethodConfig
-from sfda_engine.config_checks import validate
+from sfda_engine.config import Config, EvaluateConfig, MethodConfig, TargetConfig
+from sfda_engine.config_checks import check_same_world, validate
 from sfda_engine.errors import UserError
 
 NO_TARGET_TERM_NOR_TRANSFER: dict[str, Any] = {"alpha": 0.0, "beta": 0.0, "max_square_weight": 0.0}
@@ -31,3 +31,13 @@ def test_a_fresh_student_on_running_target_statistics_is_refused() -> None:
         validate(Config(method=MethodConfig(student_init="fresh", target_bn="running")))
     validate(Config(method=MethodConfig(student_init="fresh")))
     validate(Config(method=MethodConfig(target_bn="running")))
+
+
+@pytest.mark.parametrize("target", ["folder", "camvid"])
+def test_scenes_do_not_score_what_was_adapted_to_frames_on_disk(target: Any) -> None:
+    scenes = EvaluateConfig(dataset="scenes", split="night")
+    with pytest.raises(UserError, match=rf"--evaluate\.dataset {target} --evaluate\.root FOLDER.*--evaluate null"):
+        check_same_world(Config(target=TargetConfig(dataset=target), evaluate=scenes))
+    check_same_world(Config(target=TargetConfig(dataset=target)))
+    check_same_world(Config(target=TargetConfig(dataset=target), evaluate=EvaluateConfig()))
+    check_same_world(Config(target=TargetConfig(dataset="scenes", split="night"), evaluate=scenes))

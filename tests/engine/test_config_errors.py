@@ -33,8 +33,6 @@ def error(folder: Path, text: str, *overrides: str) -> str:
         ("", ["--evaluate.rot", "x"], "evaluate.rot", "evaluate.root"),
         ("", ["--run.step=3"], "run.step", "run.steps"),
         ("", ["--patch_grid", "3"], "patch_grid", "method.patch_grid"),
-        ("", ["--method.typo"], "method.typo", "method."),
-        ("", ["--name", "x"], "name", "'"),
     ],
 )
 def test_unknown_key_names_the_nearest(
@@ -45,6 +43,21 @@ def test_unknown_key_names_the_nearest(
     assert f"{unknown!r}" in before
     assert nearest in after
     assert ("line 1" in before or "line 2" in before) if text else "command line" in before
+
+
+def test_an_unknown_key_that_is_like_none_lists_what_there_is(tmp_path: Path) -> None:
+    for argv in (["--run.device", "cuda"], ["--run.gpu", "0"]):
+        assert "; the keys of run are output, seed, steps, " in error(tmp_path, "", *argv)
+    assert "the sections are run, model, target, " in error(tmp_path, "", "--name", "x")
+    assert "the keys of model are " in error(tmp_path, "model: {normalization: {xyz: 1}}")
+    assert "nearest valid one is 'target.batch_size'" in error(tmp_path, "", "--target.batch", "4")
+
+
+def test_a_list_without_brackets_is_shown_with_them(tmp_path: Path) -> None:
+    message = error(tmp_path, "", "--target.size", "64,32")
+    assert message == "target.size: expected [int, int], got '64,32'; write \"[64, 32]\", in quotes"
+    assert '"[road, sky]"' in error(tmp_path, "", "--evaluate.subset", "road, sky")
+    assert "quotes" not in error(tmp_path, "", "--target.size", "[64]")
 
 
 @pytest.mark.parametrize(
@@ -184,4 +197,7 @@ def test_missing_value_and_stray_argument(tmp_path: Path) -> None:
     assert "--run.steps: the value is missing; expected int" in error(tmp_path, "", "--run.steps")
     assert "value is missing" in error(tmp_path, "", "--run.resume", "--run.seed", "3")
     assert "'frames/'" in error(tmp_path, "", "frames/")
+    assert "did you mean" not in error(tmp_path, "", "frames/")
+    assert "did you mean --config demo?" in error(tmp_path, "", "demo")
+    assert "did you mean --config my/x.yaml?" in error(tmp_path, "", "my/x.yaml")
     assert load(tmp_path, "", "--target.root=a=b").target.root == "a=b"

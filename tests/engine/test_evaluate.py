@@ -23,7 +23,7 @@ from sfda_engine import evaluate
 from sfda_engine.build import make_accelerator
 from sfda_engine.config import Config
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, main, print_scores, scores_of
+from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, main, print_scores, scores_of, scoring_failed
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.models.weights import WeightsInfo, build_from_weights, save_weights
@@ -343,3 +343,8 @@ def test_two_processes_count_every_frame_once(
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     assert json.loads((tmp_path / "two" / "evaluation.json").read_text()) == as_json(alone)
+
+
+def test_a_message_that_ends_in_a_period_gets_no_second_one() -> None:
+    for said in ("label a.png is bad. Convert it.", "label a.png is bad. Convert it"):
+        assert "Convert it. Training is done and" in str(scoring_failed(UserError(said), Path("run")))

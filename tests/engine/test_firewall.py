@@ -18,10 +18,10 @@ from sfda_engine.adapt import main
 from sfda_engine.config import Config, EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import LAYOUTS, check_label_folder
-from sfda_engine.data.label_places import scored_files
+from sfda_engine.data.label_places import check_target_place, scored_files
 from sfda_engine.data.layout import frames_of
 from sfda_engine.entry import exit_code
-from sfda_engine.errors import FirewallError
+from sfda_engine.errors import FirewallError, UserError
 from sfda_engine.files import append_line
 from sfda_engine.firewall import LOG, closed_folders, firewall, statement
 from sfda_engine.report.trust import firewall_sentence
@@ -332,3 +332,16 @@ def test_python_api_raises_it_too(
     with pytest.raises(FirewallError, match="labels are closed"):
         adapt(tiny("--target.root", str(night_frames)))
     label.read_bytes()  # and leaves no wall behind
+
+
+def test_a_target_that_is_called_labels_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for section in (TargetConfig(root=str(tmp_path / "labels")), TargetConfig(root=str(tmp_path), split="labels")):
+        caplog.clear()
+        check_target_place(section, None)
+        assert "looks like a folder of labels" in caplog.text
+    caplog.clear()
+    check_target_place(TargetConfig(root=str(tmp_path / "labels" / "frames")), None)
+    assert caplog.text == ""
+    (tmp_path / "link").symlink_to(tmp_path / "labels")
+    with pytest.raises(UserError, match="name the folder of the frames"):
+        check_target_place(TargetConfig(root=str(tmp_path / "link")), EvaluateConfig(root=str(tmp_path)))

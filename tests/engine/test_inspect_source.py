@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,10 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from sfda_engine.build import load_segmenter
 from sfda_engine.cli import main as sfda
+from sfda_engine.config import ModelConfig
+from sfda_engine.data.datasets import SceneImages
 from sfda_engine.entry import exit_code
 from sfda_engine.inspect_source import config_options, main
+from sfda_engine.intake import examine
+from sfda_engine.intake_findings import Finding, Severity
+from sfda_engine.intake_table import print_intake
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.weights import WeightsInfo, save_weights
 
@@ -57,6 +65,22 @@ def test_tables_tell_what_was_measured_and_nothing_is_written(
     ):
         assert words in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_warnings_without_a_refusal_are_counted_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    model, info = load_segmenter(ModelConfig(weights="package:demo_source"))
+    images = SceneImages("night", purpose="target", size=(128, 96), frames=2)
+    intake = examine(model.eval(), info, images, size=(128, 96), exposure="none")
+    endings: dict[tuple[Severity, ...], str] = {
+        (): "source model and frames fit",
+        ("warn", "note"): "usable, with 1 warning",
+        ("warn", "warn"): "usable, with 2 warnings",
+        ("warn", "refuse"): "refuse what: why; remedy",
+    }
+    for severities, ending in endings.items():
+        found = tuple(Finding(severity, "what", "why", "remedy") for severity in severities)
+        print_intake(dataclasses.replace(intake, findings=found), info, Console(width=200))
+        assert capsys.readouterr().out.splitlines()[-1] == ending
 
 
 def test_json_is_all_of_stdout(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,5 +200,8 @@ def test_help_explains_itself_and_the_exit_codes(capsys: pytest.CaptureFixture[s
         main(["--help"])
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "sfda inspect WEIGHTS --frames DIR [--json]" in printed
+    assert printed.startswith("usage: sfda inspect WEIGHTS --frames DIR [--json] [--config PATH_OR_NAME] [--section.")
+    words = ["positional arguments: WEIGHTS", "--frames DIR", "--json Print", "--config CONFIG", "--run.seed"]
+    places = [printed.index(word, 200) for word in words]
+    assert places == sorted(places)
     assert "Exit code 0: they fit. 2: adapt would refuse them" in printed

@@ -75,6 +75,13 @@ def test_an_incomplete_run(run: Path, file: str, message: str) -> None:
         open_run(str(run))
 
 
+def test_what_is_not_there_is_told_in_the_words_of_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^there is no run folder or weights file '.*nowhere'"):
+        open_run(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="there is package:demo_source"):
+        open_run("package:nothing")
+
+
 def test_a_source_run_is_told_to_name_its_weights(run: Path) -> None:
     (run / "result.json").unlink()
     (run / "adapted.safetensors").rename(run / "source.safetensors")

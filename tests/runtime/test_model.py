@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from sfda_runtime import IntegrityError, ModelError, Segmenter, UsageError
 from sfda_runtime.card import METADATA_KEY, to_json
+from sfda_runtime.infer import main
 from sfda_runtime.model import open_model
 from sfda_runtime.session import SessionOptions
 from tests.runtime.tiny import SCALE, WEIGHTS, card, labels_of, model_bytes, picture
@@ -209,3 +210,27 @@ def test_the_card_survives_json() -> None:
     from sfda_runtime.card import from_json
 
     assert from_json(to_json(card()), "here") == card()
+
+
+@pytest.mark.parametrize("mark", ["result.json", "adapted.safetensors"])
+def test_a_run_folder_is_no_bundle(bundle: Path, tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (mark, "manifest.json"):  # a run has a manifest of its own
+        (run / name).write_text("{}")
+    for command in ("run", "verify", "info"):
+        assert main([command, str(run), *(["x.png", "--output", "y"] if command == "run" else [])]) == 2
+        told = capsys.readouterr().err
+        assert f"{run} is a run folder, not a bundle: export it first: sfda export {run} --output" in told
+    bundle.rename(run / "bundle")
+    with pytest.raises(UsageError, match=r"run folder, not a bundle: name .*run/bundle"):
+        Segmenter.load(run)
+    Segmenter.load(run / "bundle")
+
+
+def test_a_weights_file_is_no_exported_model(tmp_path: Path) -> None:
+    (tmp_path / "adapted.safetensors").write_bytes(b"weights")
+    with pytest.raises(UsageError, match=r"adapted\.safetensors is not an \.onnx file; export it first"):
+        Segmenter.load(tmp_path / "adapted.safetensors")
+    (tmp_path / "lone.ONNX").write_bytes(model_bytes())
+    Segmenter.load(tmp_path / "lone.ONNX")

@@ -12,10 +12,10 @@ import numpy as np
 
 from sfda_runtime.card import Card
 from sfda_runtime.commands import options
-from sfda_runtime.errors import IntegrityError, UsageError
+from sfda_runtime.errors import IntegrityError
 from sfda_runtime.files import to_json
 from sfda_runtime.manifest import NAME, Golden, Manifest, check_hash, read_checked, read_manifest
-from sfda_runtime.model import FILES, Model, open_model
+from sfda_runtime.model import FILES, Model, open_model, refuse_other_things
 from sfda_runtime.pictures import decoding_errors, read_index_png
 from sfda_runtime.segmenter import run_network
 from sfda_runtime.sources import decode_image
@@ -37,8 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run `sfda-infer verify`. The first fault ends it: IntegrityError, exit 3."""
     path = Path(args.model)
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; name a bundle folder or an .onnx file")
+    refuse_other_things(path)
     manifest = read_manifest(path if path.is_dir() else path.parent)
     session = options.session_options(args)
     for name in manifest.files:

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.paper.domains import CAMVID, DOMAINS, GTA5
 from benchmarks.paper.jobs import Options, Run, Training
+from benchmarks.paper.plan import duration
 from benchmarks.paper.tables import Job
 from sfda_engine.data.datasets import SCENE_FRAMES
 from sfda_engine.entry import exit_code
@@ -225,3 +226,19 @@ def test_imagenet_weights_are_looked_for_first(calls: Calls, data_root: Path, tm
     with pytest.raises(UserError, match="--backbone deeplabv3: there is no file /nowhere"):
         command.main([*words, "--backbone", "deeplabv3=/nowhere"])
     assert calls() == []
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"),
+    [
+        (8.27e-05, "0.3 s"),
+        (0.01, "36 s"),
+        (0.0416, "2.5 min"),
+        (1.5, "90 min"),
+        (2, "2 h"),
+        (123.4, "123 h"),
+        (0, "0.0 s"),
+    ],
+)
+def test_durations_are_read_at_a_glance(hours: float, told: str) -> None:
+    assert duration(hours) == told

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sfda_engine.config import TargetConfig
 from sfda_engine.data.datasets import open_target
-from sfda_engine.data.folder import FolderLabelled, list_images
+from sfda_engine.data.folder import FolderLabelled, check_labels_there, list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.errors import UserError
 
@@ -61,7 +61,7 @@ def test_empty_folder(inside: str, tmp_path: Path) -> None:
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give an existing folder"):
+    with pytest.raises(UserError, match=r"a\.png is a file; name its folder"):
         list_images(frame(tmp_path / "a.png"))
 
 
@@ -182,3 +182,37 @@ def test_label_value_out_of_range_is_named(tmp_path: Path) -> None:
     images = FolderLabelled(labelled_folder(tmp_path), num_classes=2)  # the labels hold 0, 2 and 255
     with pytest.raises(UserError, match=r"a\.png holds the value 2, but the model has 2 classes"):
         images.label(0)
+
+
+def test_a_missing_label_is_found_by_names_alone(tmp_path: Path) -> None:
+    root = labelled_folder(tmp_path, ("a", "b", "c"))
+    (root / "labels" / "a.png").write_text("opening this would fail")
+    check_labels_there(root)
+    for name in ("b", "c"):
+        (root / "labels" / f"{name}.png").unlink()
+    with pytest.raises(UserError, match=r"2 of 3 images have no label in .*labels, first: b\.png"):
+        check_labels_there(root)
+    check_labels_there(root, limit=1)
+    (root / "labels" / "a.png").unlink()
+    with pytest.raises(UserError, match=r"3 of 3 images have no label"):
+        check_labels_there(root)
+
+
+def test_labels_may_lie_in_folders(tmp_path: Path) -> None:
+    frame(tmp_path / "images" / "drive" / "x" / "a.jpg")
+    for inside in ("", "drive/x", "x"):
+        path = label(tmp_path / "labels" / inside / "a.png")
+        check_labels_there(tmp_path)
+        assert len(FolderLabelled(tmp_path, num_classes=3)) == 1
+        path.unlink()
+    frame(tmp_path / "images" / "a.jpg")
+    with pytest.raises(UserError, match="two files have the stem a"):
+        check_labels_there(tmp_path)
+
+
+def test_labels_in_folders_of_other_names_cannot_be_told_and_pass(tmp_path: Path) -> None:
+    frame(tmp_path / "images" / "a.jpg")
+    label(tmp_path / "labels" / "elsewhere" / "a.png")
+    if (tmp_path / "labels").stat().st_nlink < 3:
+        pytest.skip("a file system that does not count folders")
+    check_labels_there(tmp_path)
