@@ -102,9 +102,8 @@ def check_labels_there(root: Path, *, limit: int | None = None) -> None:
     labels, images = root / "labels", root / "images" if (root / "images").is_dir() else root
     frames = list_images(root, limit=limit)
     missing = [stem for stem, path in _by_stem(frames).items() if not _label_beside(labels, path.relative_to(images))]
-    folders = (
-        labels.stat().st_nlink != 2
-    )  # an own link and one from above; each folder inside adds one, or it is unknown
+    # two links: its own and one from above; each folder inside adds one, and some file systems do not count
+    folders = labels.stat().st_nlink != 2
     if missing and not (folders and len(missing) == len(frames)):
         raise UserError(
             f"{len(missing)} of {len(frames)} images have no label in {labels}, first: {missing[0]}.png; give every "
