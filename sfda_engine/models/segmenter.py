@@ -35,12 +35,14 @@ def alignment_of(model: nn.Module) -> int:
 def scaled_size(size: Size, scale: float, alignment: int = 1) -> Size:
     """`size` (width, height) times `scale`, rounded; no side falls below SMALLEST that was not there before.
 
-    Sides stay multiples of what they and `alignment` are both multiples of.
+    Sides stay multiples of what they and `alignment` are both multiples of, and differ by one such step at least.
     """
 
     def scaled(side: int) -> int:
         step = math.gcd(side, alignment)
-        return max(min(side, SMALLEST), round(side * scale / step) * step)
+        own, steps = side // step, round(side * scale / step)
+        steps = max(steps, own + 1) if scale > 1 else min(steps, own - 1) if scale < 1 else own
+        return max(min(side, SMALLEST), steps * step)
 
     width, height = map(scaled, size)
     return width, height

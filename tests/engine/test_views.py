@@ -69,6 +69,9 @@ def test_a_view_keeps_architectures_that_halve_five_times_alive() -> None:
     assert scaled_size((40, 32), 0.75) == (32, 32)
     assert scaled_size((128, 96), 0.75, 32) == (96, 64)
     assert scaled_size((160, 120), 1.25, 32) == (192, 152)
+    assert scaled_size((64, 32), 1.25, 32) == (96, 64)  # not the same again
+    assert scaled_size((64, 32), 0.75, 32) == (32, 32)
+    assert scaled_size((64, 32), 1.0, 32) == (64, 32)
     assert scaled_size((16, 64), 0.75) == (16, 48)
 
 

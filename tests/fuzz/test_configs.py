@@ -55,7 +55,7 @@ def overrides(dice: random.Random) -> list[str]:
     tokens = []
     for _ in range(dice.randrange(1, 4)):
         key = dice.choice([*KEYS, *SECTIONS, text_of(hostile(dice))])
-        value = text_of(hostile(dice))
+        value = text_of(hostile(dice)) if dice.random() < 0.8 else dice.choice(("1", "true", "null"))
         tokens += dice.choice(([f"--{key}", value], [f"--{key}={value}"], [f"--{key}"], [value]))
     return tokens
 
