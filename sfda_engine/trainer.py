@@ -170,9 +170,10 @@ class Trainer:
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was, so that all stop after the same step; a signal reaches each at its own time."""
-        if any_process(self.interrupts.requested):
+        asked = any_process(self.interrupts.requested)
+        if asked:
             self.interrupts.requested = True
-        return self.interrupts.requested
+        return asked  # not `requested`, which a signal may have turned true since, on this process alone
 
     def _phase(self, progress: RunProgress, title: str, counter: str, total: int, step: Any) -> None:
         run, done = self.config.run, getattr(self.position, counter)

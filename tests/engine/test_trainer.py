@@ -207,6 +207,21 @@ def test_student_gradient_is_clipped(trainer: Callable[..., Trainer]) -> None:
     assert torch.cat(moved).norm().item() == pytest.approx(0.1 * 1.9 * 0.01, rel=0.01)
 
 
+def test_signal_while_processes_ask_each_other_counts_for_the_next_step(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the process that it reached would stop alone, and the others wait for it."""
+    run = trainer()
+
+    def agreed(flag: bool) -> bool:
+        run.interrupts.requested = True  # the signal comes when the others have been told "no"
+        return flag
+
+    monkeypatch.setattr("sfda_engine.trainer.any_process", agreed)
+    assert not run._asked_to_stop()
+    assert run._asked_to_stop()
+
+
 def test_literal_ends_or_names_what_broke(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--method.preset", "literal", "--run.steps", "12", "--method.guard", "false")
     failure = None
