@@ -1,4 +1,4 @@
-"""ENTRY `python -m benchmarks.label_free`: runs that the table lacks, and what all of them say."""
+"""`python -m benchmarks.label_free`: runs that the table lacks, and what all of them say."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ def make_runs(arguments: argparse.Namespace, table: Path) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options. Raises UserError for an unknown run, and for a CamVid domain without its files."""
-    description = (__doc__ or "").removeprefix("ENTRY ")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_free", description=description)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_free", description=__doc__)
     scenes = [f"scenes:{split}" for split in DOMAINS]
     parser.add_argument("--run", action="append", help=f"one of {', '.join(RUNS)}; can be repeated (all)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""ENTRY `python -m benchmarks.paper`: the paper's tables and figures, whatever of them is missing.
+"""`python -m benchmarks.paper`: the paper's tables and figures, whatever of them is missing.
 
 Each source training and each run is a process of its own (its peak memory is then its own). After every run the tables
 are made anew from what is there. A sweep that was stopped goes on where it was: source trainings and the engine's own
@@ -57,8 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options. Raises UserError for an unknown table or figure, and for numbers out of range."""
-    description = (__doc__ or "").removeprefix("ENTRY ")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=description)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
     parser.add_argument("--table", action="append", type=int, default=[], help="1 to 6; can be repeated")
     parser.add_argument("--figure", action="append", type=int, default=[], help="6, 7 or 8; can be repeated")
     parser.add_argument("--domain", default="paper", help=f"one of {', '.join(DOMAINS)} (paper)")

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.paper.domains import Domain, Task
 from benchmarks.paper.numbers import Printed, printed_table
+from benchmarks.peers.engine import WITHOUT_EXTRAS
 from sfda_engine.errors import UserError
 
 TABLES = (1, 2, 3, 4, 5, 6)
@@ -15,15 +16,7 @@ FIGURES = (6, 7, 8)
 PATCH_GRIDS = (1, 2, 3, 4, 5)
 
 Changes = dict[str, Any]
-PAPER_TERMS: Changes = {
-    "pseudo_label_weight": 0.0,
-    "target_bn": "batch",
-    "bn_source_share": 0.0,
-    "bn_final_passes": 0,
-    "student_clip_grad_norm": None,
-}
-"""Self-training and its BN statistics are some shipped configurations' own; the paper has neither."""
-TRANSFER: Changes = PAPER_TERMS | {
+TRANSFER: Changes = WITHOUT_EXTRAS | {
     "student_init": "fresh",
     "alpha": 1.0,
     "beta": 0.5,
@@ -123,7 +116,7 @@ def weights(name: str, domain: Domain, network: str) -> Iterator[Cell]:
             {"alpha": value, "beta": 0.5, "tau": 0.5} if table == 5 else {"alpha": 1.0, "beta": value, "tau": value}
         )
         for task in domain.columns[name]:
-            job = Job(task, network, "sfda", tuple((PAPER_TERMS | chosen).items()))
+            job = Job(task, network, "sfda", tuple((WITHOUT_EXTRAS | chosen).items()))
             yield Cell(row, task.target, job, printed=printed_cell(domain, table, network, row, task.target))
 
 
@@ -133,7 +126,7 @@ def patches(name: str, domain: Domain, network: str) -> Iterator[Cell]:
         return
     for grid in PATCH_GRIDS:
         for task in domain.columns[name]:
-            job = Job(task, network, "sfda", tuple((PAPER_TERMS | {"patch_grid": grid}).items()))
+            job = Job(task, network, "sfda", tuple((WITHOUT_EXTRAS | {"patch_grid": grid}).items()))
             yield Cell(str(grid), f"{task.source} → {task.target}", job)
 
 

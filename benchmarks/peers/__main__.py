@@ -1,4 +1,4 @@
-"""ENTRY `python -m benchmarks.peers`: one run, or every run that the table lacks.
+"""`python -m benchmarks.peers`: one run, or every run that the table lacks.
 
 Each run is a process of its own (its peak memory is then its own) that appends one row to DIR/peers.csv; DIR/peers.md
 is made anew from the CSV after each. A sweep that was stopped goes on where it was.
@@ -70,8 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options. Raises UserError for an unknown method, and where it is not said what to run."""
-    description = (__doc__ or "").removeprefix("ENTRY ")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=description)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--method", action="append", help=f"one of {', '.join(METHODS)}; can be repeated")
     parser.add_argument("--domain", action="append", help=f"one of {', '.join(DOMAINS)}; can be repeated")
     parser.add_argument("--seed", action="append", type=int, help="can be repeated (--all without it: 0, 1, 2)")
