@@ -14,10 +14,10 @@ import statistics
 import time
 
 from sfda_engine.adapt import make_trainer
-from sfda_engine.build import load_segmenter, make_accelerator
-from sfda_engine.config_loader import load_config
+from sfda_engine.config.loader import load_config
 from sfda_engine.data.datasets import open_target
-from sfda_engine.trainer import Trainer
+from sfda_engine.pipelines.build import load_segmenter, make_accelerator
+from sfda_engine.training.loop import Trainer
 
 
 def segments(trainer: Trainer, rounds: int) -> tuple[list[float], list[float], list[float]]:

@@ -23,10 +23,10 @@ from torch import nn
 from benchmarks.measure import Timed, time_in_turns
 from benchmarks.plot import plot
 from benchmarks.row import Row, stamp, write_csv, write_markdown
-from sfda_engine.config_loader import resolve_weights
-from sfda_engine.data.scenes import render_scene
+from sfda_engine.config.loader import resolve_weights
+from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.models import build_segmenter
-from sfda_engine.models.batch_norm import reestimate_statistics
+from sfda_engine.models.norms import reestimate_statistics
 from sfda_engine.models.preprocess import Exposure, Preprocess
 from sfda_engine.models.weights import WeightsInfo, build_from_weights
 from sfda_export.graph import DeployGraph

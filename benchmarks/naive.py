@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.phases import phase
-from sfda_engine.config import MethodConfig
-from sfda_engine.models.batch_norm import Statistics, batch_norm_layers, batch_norm_statistics
+from sfda_engine.config.schema import MethodConfig
+from sfda_engine.method.steps import Networks
+from sfda_engine.models.norms import Statistics, batch_norm_layers, batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput
-from sfda_engine.steps import Networks
 
 
 @dataclass(frozen=True)

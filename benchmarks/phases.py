@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-import sfda_engine.steps as engine
-from sfda_engine.steps import Networks, Updates
+import sfda_engine.method.steps as engine
+from sfda_engine.method.steps import Networks, Updates
 
 PREFIX = "phase: "
 REST = "rest of the step"

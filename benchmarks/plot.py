@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.row import Row, read_csv
-from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
+from sfda_engine.exit_codes import run_entry
 
 
 def plot(path: Path) -> Path | None:

@@ -11,14 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sfda_engine.attention import attention_settings
-from sfda_engine.config import MethodConfig
+from sfda_engine.config.schema import MethodConfig
 from sfda_engine.losses.adversarial import discriminator_loss
+from sfda_engine.losses.attention import attention_settings
 from sfda_engine.losses.bn_statistics import bns_loss, record_statistics
 from sfda_engine.losses.distillation import dad_st_loss
-from sfda_engine.models.batch_norm import batch_norm_statistics
-from sfda_engine.ranking import rank_target
-from sfda_engine.steps import (
+from sfda_engine.method.ranking import rank_target
+from sfda_engine.method.steps import (
     Networks,
     Updates,
     student_target_terms,
@@ -27,6 +26,7 @@ from sfda_engine.steps import (
     target_patches,
     transfer_terms,
 )
+from sfda_engine.models.norms import batch_norm_statistics
 
 
 def shared_forward_step(

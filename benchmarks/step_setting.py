@@ -19,15 +19,15 @@ from torch import Tensor, nn
 import sfda_kernels
 from benchmarks.naive import make_optimizers, naive_step
 from benchmarks.shared_forward import shared_forward_step
-from sfda_engine.config import Config, MethodConfig, RunConfig, TargetConfig
+from sfda_engine.config.schema import Config, MethodConfig, RunConfig, TargetConfig
+from sfda_engine.method.steps import Networks, Updates, adaptation_step
 from sfda_engine.models import build_segmenter
-from sfda_engine.models.batch_norm import reestimate_statistics
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
+from sfda_engine.models.norms import reestimate_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.start import Start
-from sfda_engine.steps import Networks, Updates, adaptation_step
-from sfda_engine.trainer import LATENT, Trainer
+from sfda_engine.run_folder.start import Start
+from sfda_engine.training.loop import LATENT, Trainer
 
 Provider = Literal["naive", "engine", "engine, shared forward"]
 Precision = Literal["no", "bf16"]

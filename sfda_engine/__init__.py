@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfda_engine.adapt import adapt
-    from sfda_engine.config_loader import load_config
+    from sfda_engine.config.loader import load_config
     from sfda_engine.evaluate import evaluate
 
 __all__ = ["adapt", "evaluate", "load_config"]
@@ -48,7 +48,7 @@ __all__ = ["adapt", "evaluate", "load_config"]
 _HOMES = {
     "adapt": "sfda_engine.adapt",
     "evaluate": "sfda_engine.evaluate",
-    "load_config": "sfda_engine.config_loader",
+    "load_config": "sfda_engine.config.loader",
 }
 
 

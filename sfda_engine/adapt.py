@@ -17,8 +17,35 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
-from sfda_engine.activation_checkpointing import checkpoint_activations
-from sfda_engine.build import (
+from sfda_engine.audit.firewall import Firewall, firewall
+from sfda_engine.audit.label_places import check_target_place
+from sfda_engine.audit.provenance import code_identity, record_frames
+from sfda_engine.config.checks import check_same_world
+from sfda_engine.config.loader import parse_command, require_data, resolve_weights
+from sfda_engine.config.presets import literal_warnings
+from sfda_engine.config.schema import Config
+from sfda_engine.data.datasets import check_label_folder, open_target
+from sfda_engine.data.readers import Images
+from sfda_engine.distributed.collectives import decided_by_main, leave, wait_for_all
+from sfda_engine.errors import UserError
+from sfda_engine.evaluate import check_subset, scoring_failed, window_of
+from sfda_engine.evaluation.sliding_window import check_windows
+from sfda_engine.exit_codes import run_entry
+from sfda_engine.inspection.examination import examination_device, examine, exposure_of, heed
+from sfda_engine.inspection.table import print_intake
+from sfda_engine.method.steps import Networks
+from sfda_engine.method.synthetic_views import generator_size, synthetic_sizes
+from sfda_engine.method.teacher import label_target
+from sfda_engine.method.warm_start import estimate_on_target
+from sfda_engine.models.activation_checkpointing import checkpoint_activations
+from sfda_engine.models.backbone import backbone_file
+from sfda_engine.models.discriminator import PatchDiscriminator
+from sfda_engine.models.generator import Generator
+from sfda_engine.models.norms import require_batch_norm
+from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.segmenter import alignment_of, scaled_size
+from sfda_engine.models.weights import WeightsInfo, save_weights, sha256_of
+from sfda_engine.pipelines.build import (
     check_forward,
     check_output,
     check_share,
@@ -29,40 +56,13 @@ from sfda_engine.build import (
     precision,
     run_folder,
 )
-from sfda_engine.config import Config
-from sfda_engine.config_checks import check_same_world
-from sfda_engine.config_loader import parse_command, require_data, resolve_weights
-from sfda_engine.data.datasets import check_label_folder, open_target
-from sfda_engine.data.label_places import check_target_place
-from sfda_engine.data.readers import Images
-from sfda_engine.distributed import decided_by_main, leave, wait_for_all
-from sfda_engine.dry_run import print_plan
-from sfda_engine.entry import run_entry
-from sfda_engine.errors import UserError
-from sfda_engine.evaluate import check_subset, scoring_failed, window_of
-from sfda_engine.finish import evaluate_all, export_bundle, finish, is_finished, ship
-from sfda_engine.firewall import Firewall, firewall
-from sfda_engine.intake import examination_device, examine, exposure_of, heed
-from sfda_engine.intake_table import print_intake
-from sfda_engine.lock import released_after
-from sfda_engine.models.backbone import backbone_file
-from sfda_engine.models.batch_norm import require_batch_norm
-from sfda_engine.models.discriminator import PatchDiscriminator
-from sfda_engine.models.generator import Generator
-from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.models.segmenter import alignment_of, scaled_size
-from sfda_engine.models.weights import WeightsInfo, save_weights, sha256_of
-from sfda_engine.presets import literal_warnings
-from sfda_engine.provenance import code_identity, record_frames
-from sfda_engine.pseudo_labels import label_target
-from sfda_engine.sliding import check_windows
-from sfda_engine.start import Start, find_start, load_start, save_start
-from sfda_engine.steps import Networks
-from sfda_engine.synthetic_views import generator_size, synthetic_sizes
-from sfda_engine.trainer import LATENT, Trainer
-from sfda_engine.unchanged import begin, origin_of
-from sfda_engine.views import VIEWS
-from sfda_engine.warm_start import estimate_on_target
+from sfda_engine.pipelines.cost import print_plan
+from sfda_engine.pipelines.finish import evaluate_all, export_bundle, finish, is_finished, ship
+from sfda_engine.run_folder.lock import released_after
+from sfda_engine.run_folder.resume import begin, origin_of
+from sfda_engine.run_folder.start import Start, find_start, load_start, save_start
+from sfda_engine.training.loop import LATENT, Trainer
+from sfda_engine.views.augmented import VIEWS
 
 log = logging.getLogger(__name__)
 

@@ -15,16 +15,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sfda_engine.config_loader import load_config
-from sfda_engine.entry import run_entry
+from sfda_engine.audit.firewall import LOG, statement
+from sfda_engine.audit.manifest import FORMAT, codes, held_files, is_sealed
+from sfda_engine.audit.provenance import FRAMES, engine_digest, hash_files, library_versions, module_digest
+from sfda_engine.config.loader import load_config
 from sfda_engine.errors import UserError
-from sfda_engine.firewall import LOG, statement
-from sfda_engine.manifest import FORMAT, codes, held_files, is_sealed
+from sfda_engine.exit_codes import run_entry
 from sfda_engine.models.weights import read_weights, sha256_of
-from sfda_engine.provenance import FRAMES, engine_digest, hash_files, library_versions, module_digest
 from sfda_engine.report.html import render
-from sfda_engine.report.run_folder import read_run
-from sfda_engine.sealed import MANIFEST, damage
+from sfda_engine.report.reading import read_run
+from sfda_engine.run_folder.sealed import MANIFEST, damage
 
 DESCRIPTION = """Re-check a finished run: every file against manifest.json, the inputs where they still are, the code,
 the label firewall's log, and that result.json, weights and report belong together. Exit code 0: all holds. 1: it does

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from sfda_engine.entry import exit_code
 from sfda_engine.errors import UserError
+from sfda_engine.exit_codes import exit_code
 
 COMMANDS = {
-    "inspect": ("sfda_engine.inspect_source", "tell whether a source model and frames fit, before adapting"),
+    "inspect": ("sfda_engine.inspect", "tell whether a source model and frames fit, before adapting"),
     "adapt": ("sfda_engine.adapt", "adapt a source model to unlabelled target frames"),
     "train-source": ("sfda_engine.train_source", "train a source model on labelled frames"),
     "certify": ("sfda_engine.certify", "re-check a finished run against its manifest"),
@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (`sfda_engine.entry`)."""
+    """Run one command and return its exit code (`sfda_engine.exit_codes`)."""
     return exit_code(_dispatch, argv)
 
 

@@ -19,9 +19,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from sfda_engine.build import check_forward, load_segmenter, make_accelerator, new_folder
-from sfda_engine.config import Config, EvaluateConfig
-from sfda_engine.config_loader import parse_command, require_data, resolve_weights
+from sfda_engine.config.loader import parse_command, require_data, resolve_weights
+from sfda_engine.config.schema import Config, EvaluateConfig
 from sfda_engine.data.classes import expand_subset
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.folder import IGNORE
@@ -29,14 +28,15 @@ from sfda_engine.data.images import resize_labels
 from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
 from sfda_engine.data.preflight import look_at
 from sfda_engine.data.readers import LabelledImages
-from sfda_engine.distributed import leave, processes, speaks
-from sfda_engine.entry import run_entry
+from sfda_engine.distributed.collectives import leave, processes, speaks
 from sfda_engine.errors import UserError
+from sfda_engine.evaluation.sliding_window import Window, check_windows, window_logits
+from sfda_engine.exit_codes import run_entry
 from sfda_engine.files import write_json
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.sliding import Window, check_windows, window_logits
+from sfda_engine.pipelines.build import check_forward, load_segmenter, make_accelerator, new_folder
 
 BATCH = 8
 """Frames that are scored at a time, by all processes together; rounded up to a share for each."""

@@ -18,7 +18,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import PolynomialLR
 
-from sfda_engine.build import (
+from sfda_engine.config.loader import parse_command, require_data
+from sfda_engine.config.schema import Config, EvaluateConfig, SourceConfig
+from sfda_engine.data.classes import ClassSet, class_set, generic_classes
+from sfda_engine.data.datasets import check_label_folder, default_classes, open_evaluate, open_source
+from sfda_engine.data.folder import IGNORE
+from sfda_engine.data.loaders import TrainingFrames, draw_loader
+from sfda_engine.data.preflight import look_at
+from sfda_engine.data.readers import LabelledImages
+from sfda_engine.distributed.collectives import any_process, copy_from_main, leave, process_index, speaks, total
+from sfda_engine.distributed.interrupts import Interrupts, stopped
+from sfda_engine.distributed.optimizer_step import make_update
+from sfda_engine.errors import UserError
+from sfda_engine.evaluate import as_json, check_subset, evaluate_images, print_scores, scoring_failed
+from sfda_engine.evaluation.expectation import deviation_warnings, expectation
+from sfda_engine.exit_codes import run_entry
+from sfda_engine.files import write_json
+from sfda_engine.models.norms import require_batch_norm, share_statistics
+from sfda_engine.models.preprocess import Normalization, Preprocess
+from sfda_engine.models.segmenter import upsample
+from sfda_engine.models.weights import WeightsInfo, save_weights
+from sfda_engine.pipelines.build import (
     check_forward,
     check_share,
     end_trackers,
@@ -27,31 +47,11 @@ from sfda_engine.build import (
     precision,
     run_folder,
 )
-from sfda_engine.checkpoint import load_newest, save_checkpoint
-from sfda_engine.config import Config, EvaluateConfig, SourceConfig
-from sfda_engine.config_loader import parse_command, require_data
-from sfda_engine.data.classes import ClassSet, class_set, generic_classes
-from sfda_engine.data.datasets import check_label_folder, default_classes, open_evaluate, open_source
-from sfda_engine.data.folder import IGNORE
-from sfda_engine.data.loaders import TrainingFrames, draw_loader
-from sfda_engine.data.preflight import look_at
-from sfda_engine.data.readers import LabelledImages
-from sfda_engine.distributed import any_process, copy_from_main, leave, process_index, speaks, total
-from sfda_engine.entry import run_entry
-from sfda_engine.errors import UserError
-from sfda_engine.evaluate import as_json, check_subset, evaluate_images, print_scores, scoring_failed
-from sfda_engine.expectation import deviation_warnings, expectation
-from sfda_engine.files import write_json
-from sfda_engine.interrupts import Interrupts, stopped
-from sfda_engine.lock import released_after
-from sfda_engine.metrics import Metrics
-from sfda_engine.models.batch_norm import require_batch_norm, share_statistics
-from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.models.segmenter import upsample
-from sfda_engine.models.weights import WeightsInfo, save_weights
-from sfda_engine.progress import RunProgress
-from sfda_engine.unchanged import begin, origin_of
-from sfda_engine.update import make_update
+from sfda_engine.run_folder.checkpoint import load_newest, save_checkpoint
+from sfda_engine.run_folder.lock import released_after
+from sfda_engine.run_folder.resume import begin, origin_of
+from sfda_engine.training.metrics import Metrics
+from sfda_engine.training.progress import RunProgress
 
 log = logging.getLogger(__name__)
 

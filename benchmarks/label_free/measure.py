@@ -17,8 +17,8 @@ from benchmarks.peers.run import Weights, adapt, open_domain, weights_of
 from benchmarks.peers.run import score as true_scores
 from benchmarks.peers.target import Method, Target, warm_start
 from benchmarks.row import commit
-from sfda_engine.config import Config
-from sfda_engine.label_free import Reference, refer, sample_frames, score
+from sfda_engine.config.schema import Config
+from sfda_engine.judge.scores import Reference, refer, sample_frames, score
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
 

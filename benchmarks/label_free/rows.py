@@ -32,7 +32,7 @@ class ScoredModel:
     """Processor time of all scores of this model, on one thread."""
     commit: str = ""
     scores: dict[str, float] = field(default_factory=dict)
-    """By `sfda_engine.label_free.score`, on frames that adaptation saw; NaN where the weights had diverged."""
+    """By `sfda_engine.judge.scores.score`, on frames that adaptation saw; NaN where the weights had diverged."""
 
     @property
     def key(self) -> tuple[str, str, int, str]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.label_free.rows import ScoredModel
-from sfda_engine.label_free import HIGHER_IS_BETTER
-from sfda_engine.selection import faults
+from sfda_engine.judge.scores import HIGHER_IS_BETTER
+from sfda_engine.judge.verdict import faults
 
 Scores = Mapping[str, float]
 Quality = Callable[[Scores, Scores], float]
@@ -68,14 +68,14 @@ def _always_warm(scores: Scores, warm: Scores) -> float:
 
 
 def _shipped(scores: Scores, warm: Scores) -> float:
-    """`sfda_engine.selection.decide`: without fault, the least disagreement; the BN warm start before all others."""
+    """`judge.verdict.decide`: without fault, the least disagreement; the BN warm start before all others."""
     if scores is warm:
         return -1.0
     return -math.inf if faults(scores, warm) else -scores["mutual_information"]
 
 
 RULES: dict[str, tuple[Quality, float]] = {
-    "shipped (sfda_engine.selection)": (_shipped, 0.0),
+    "shipped (sfda_engine.judge.verdict)": (_shipped, 0.0),
     "the BN warm start, always": (_always_warm, 0.0),
     **{score: (by_score(score), 0.0) for score in HIGHER_IS_BETTER},
     **{f"{score}_bn_warm_start": (by_score(f"{score}_bn_warm_start"), 0.0) for score in ("agreement", "iou", "bns")},

@@ -23,8 +23,8 @@ from benchmarks.paper.plan import print_plan
 from benchmarks.paper.results import markdown, outcomes, write_csv
 from benchmarks.paper.run import SCORE, perform, train
 from benchmarks.paper.tables import FIGURES, TABLES, Exhibit, Job, exhibit
-from sfda_engine.entry import run_entry
 from sfda_engine.errors import UserError
+from sfda_engine.exit_codes import run_entry
 from sfda_engine.files import write_text
 
 INTERRUPTED = 130

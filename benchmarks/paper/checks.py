@@ -18,7 +18,7 @@ from benchmarks.paper.jobs import (
     source_frames,
     target_frames,
 )
-from sfda_engine.config import Config
+from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import check_label_folder
 from sfda_engine.errors import UserError

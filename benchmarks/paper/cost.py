@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.floor import DEVICES, count_kl, count_l1
 from benchmarks.row import Row, device_name, read_csv
-from sfda_engine.config import Config, MethodConfig
+from sfda_engine.config.schema import Config, MethodConfig
+from sfda_engine.method.steps import uses_ipsm, uses_target_loss, uses_transfer
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
-from sfda_engine.steps import uses_ipsm, uses_target_loss, uses_transfer
-from sfda_engine.trainer import LATENT
+from sfda_engine.training.loop import LATENT
 
 RESULTS = Path(__file__).parents[1] / "results"
 UTILIZATION = 0.10

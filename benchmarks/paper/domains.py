@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfda_engine.data.crosscity import CITIES
+from sfda_engine.data.published.crosscity import CITIES
 from sfda_engine.errors import UserError
 
 ARCHITECTURES = {

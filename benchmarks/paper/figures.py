@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from benchmarks.paper.jobs import Options, Run, Training, run_config, source_weights
 from benchmarks.paper.results import Outcome, heading
 from benchmarks.paper.tables import Cell, Exhibit
-from sfda_engine.build import load_segmenter
-from sfda_engine.config import ModelConfig
+from sfda_engine.config.schema import ModelConfig
 from sfda_engine.data.classes import colorize
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.files import whole_file
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
+from sfda_engine.pipelines.build import load_segmenter
 
 FRAMES = 4
 WITHOUT = {"BNS+DAD": "", "BNS": ", without DAD", "DAD": ", without BNS"}

@@ -12,14 +12,14 @@ from typing import Any
 
 from benchmarks.paper.domains import ARCHITECTURES, Domain, Task
 from benchmarks.paper.tables import Job
-from sfda_engine.build import precision
-from sfda_engine.config import Config, SourceConfig, TargetConfig
-from sfda_engine.config_loader import load_config, resolve_weights
+from sfda_engine.config.loader import load_config, resolve_weights
+from sfda_engine.config.schema import Config, SourceConfig, TargetConfig
 from sfda_engine.data.datasets import LAYOUTS, SCENE_FRAMES, target_paths
-from sfda_engine.data.layout import pairs_of
+from sfda_engine.data.published.layout import pairs_of
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
-from sfda_engine.position import total_steps
+from sfda_engine.pipelines.build import precision
+from sfda_engine.training.position import total_steps
 
 NO_CAMVID = "domain camvid needs --camvid-root DIR, the folder that holds day_train/, day_val/ and dusk/"
 

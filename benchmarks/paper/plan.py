@@ -27,7 +27,7 @@ from benchmarks.paper.jobs import (
 from benchmarks.paper.run import SCORE
 from benchmarks.paper.tables import Job
 from benchmarks.row import device_name
-from sfda_engine.config import Config
+from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 
 WIDTH = 130

@@ -16,7 +16,7 @@ from benchmarks.paper.numbers import Printed, printed_table
 from benchmarks.paper.run import SCORE
 from benchmarks.paper.tables import Cell, Exhibit
 from sfda_engine.data.classes import class_set
-from sfda_engine.expectation import TOLERANCE
+from sfda_engine.evaluation.expectation import TOLERANCE
 from sfda_engine.files import write_text
 
 

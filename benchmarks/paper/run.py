@@ -27,14 +27,14 @@ from benchmarks.peers.source_only import source_only
 from benchmarks.peers.target import Method, Target
 from benchmarks.row import commit, device_name, versions
 from sfda_engine.adapt import make_trainer
-from sfda_engine.config import Config
-from sfda_engine.config_loader import save_config
+from sfda_engine.config.loader import save_config
+from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source
 from sfda_engine.evaluate import as_json, evaluate_images
 from sfda_engine.files import whole_file, write_json
-from sfda_engine.memory import peak_memory_mb
+from sfda_engine.method.steps import uses_transfer
 from sfda_engine.models.weights import WeightsInfo, save_weights
-from sfda_engine.steps import uses_transfer
+from sfda_engine.pipelines.memory import peak_memory_mb
 from sfda_engine.train_source import train_source
 
 SCORE = "score.json"

@@ -7,7 +7,7 @@ A method is a function `(network, target) -> Iterator[network]`: it gets the sou
 (`target.Target`, from which no way leads to source data or to a label), and yields the network after each step. Who
 drives it takes snapshots, stops it, and scores what it yielded; labels are opened only then (`run`).
 
-Why not a step function inside `sfda_engine.trainer.Trainer`: methods relabel the frames between rounds (SHOT, CBST,
+Why not a step function inside `training.loop.Trainer`: methods relabel the frames between rounds (SHOT, CBST,
 LD), bring another optimizer (TENT) or none (UBNA), and have no generator or discriminator. Each of these would be one
 more hook in the trainer, and a method would be scattered over them. As a generator it reads from top to bottom in one
 file, and shares what must be shared for a fair comparison: `draw_loader`, `TargetFrames` and the seeds (the same frames

@@ -21,9 +21,9 @@ from benchmarks.peers.rows import PeerRow, append_row, markdown, read_rows
 from benchmarks.peers.run import measure
 from benchmarks.peers.source_driven import SOURCE_DRIVEN, SourceMethod
 from benchmarks.peers.target import Method
-from sfda_engine.config import Config
-from sfda_engine.entry import run_entry
+from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
+from sfda_engine.exit_codes import run_entry
 from sfda_engine.files import write_text
 
 METHODS: dict[str, Method | SourceMethod] = {**PEERS, **SOURCE_DRIVEN}

@@ -22,8 +22,8 @@ from torch.nn import functional
 from benchmarks.peers.labelling import class_thresholds, label_frames
 from benchmarks.peers.target import Target, descend, forward, labelled_frames, poly_sgd, rounds, warm_start
 from sfda_engine.data.folder import IGNORE
+from sfda_engine.method.steps import SelfTraining
 from sfda_engine.models.segmenter import upsample
-from sfda_engine.steps import SelfTraining
 
 ROUNDS = 6
 ZOOM = 1.3

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sfda_engine.config import Config
-from sfda_engine.config_loader import load_config, resolve_weights
+from sfda_engine.config.loader import load_config, resolve_weights
+from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
 

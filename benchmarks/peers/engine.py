@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks.peers.target import Target, engine_config
 from sfda_engine.adapt import make_trainer
-from sfda_engine.config_loader import load_config
-from sfda_engine.warm_start import estimate_on_target
+from sfda_engine.config.loader import load_config
+from sfda_engine.method.warm_start import estimate_on_target
 
 WITHOUT_EXTRAS: dict[str, Any] = {
     "pseudo_label_weight": 0.0,

@@ -30,8 +30,8 @@ from benchmarks.peers.entropy import mean_entropy
 from benchmarks.peers.labelling import class_thresholds, label_frames
 from benchmarks.peers.target import Target, descend, forward, labelled_frames, rounds, warm_start
 from sfda_engine.data.folder import IGNORE
+from sfda_engine.method.steps import SelfTraining
 from sfda_engine.models.segmenter import upsample
-from sfda_engine.steps import SelfTraining
 
 PORTIONS = (0.1, 0.15)
 ZOOM = 1.5

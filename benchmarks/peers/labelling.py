@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.peers.target import Target
 from sfda_engine.data.images import resize, to_float_tensor
-from sfda_engine.models.batch_norm import batch_norm_statistics
+from sfda_engine.method.teacher import PseudoLabelled
+from sfda_engine.models.norms import batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
-from sfda_engine.pseudo_labels import PseudoLabelled
 
 SAMPLED = 4
 """Thresholds are taken from every fourth row and column, to hold the confidences of a data set in memory."""

@@ -19,16 +19,16 @@ from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Method, Target, warm_start
 from benchmarks.row import commit, device_name, versions
 from sfda_engine.adapt import describe_adapted
-from sfda_engine.build import load_segmenter, make_accelerator
-from sfda_engine.config import Config
-from sfda_engine.config_loader import resolve_weights
+from sfda_engine.config.loader import resolve_weights
+from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source, open_target
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import evaluate_images
-from sfda_engine.memory import peak_memory_mb
-from sfda_engine.models.batch_norm import require_batch_norm
+from sfda_engine.models.norms import require_batch_norm
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.pipelines.build import load_segmenter, make_accelerator
+from sfda_engine.pipelines.memory import peak_memory_mb
 
 SNAPSHOTS = 4
 """Networks that are scored: at each quarter of the steps, the last among them."""

@@ -26,9 +26,9 @@ from benchmarks.peers.cbst import labelled_loss
 from benchmarks.peers.entropy import mean_entropy, size_of
 from benchmarks.peers.labelling import as_labelled, outputs
 from benchmarks.peers.target import Target, descend, forward, labelled_frames, rounds, warm_start
+from sfda_engine.method.steps import SelfTraining
+from sfda_engine.method.teacher import PseudoLabelled
 from sfda_engine.models.segmenter import upsample
-from sfda_engine.pseudo_labels import PseudoLabelled
-from sfda_engine.steps import SelfTraining
 
 RENEWALS = 15
 LABEL_WEIGHT = 0.3

@@ -19,17 +19,17 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 from torch.utils.data import DataLoader, Dataset
 
-from sfda_engine.config import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
+from sfda_engine.config.schema import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
 from sfda_engine.data.loaders import TargetFrames, TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
-from sfda_engine.models.batch_norm import batch_norm_statistics, set_momentum
+from sfda_engine.distributed.optimizer_step import make_update
+from sfda_engine.method.steps import SelfTraining
+from sfda_engine.method.teacher import PseudoLabelled
+from sfda_engine.method.warm_start import estimate_on_target
+from sfda_engine.models.norms import batch_norm_statistics, set_momentum
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.pseudo_labels import PseudoLabelled
-from sfda_engine.steps import SelfTraining
-from sfda_engine.update import make_update
-from sfda_engine.warm_start import estimate_on_target
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ConstantLR
 
 from benchmarks.peers.entropy import mean_entropy, size_of
 from benchmarks.peers.target import Target, descend, forward, frames, warm_start
-from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.models.norms import batch_norm_layers
 
 
 def tent(network: nn.Module, target: Target) -> Iterator[nn.Module]:

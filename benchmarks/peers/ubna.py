@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.peers.target import Target, forward, frames
-from sfda_engine.models.batch_norm import set_momentum
+from sfda_engine.models.norms import set_momentum
 
 MOMENTUM = 0.1
 DECAY = 0.08

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfda_engine.errors import UserError
-from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.weights import WeightsInfo
 from sfda_export.graph import DeployGraph
 from sfda_export.onnx_file import export_onnx

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from sfda_engine.data.images import to_float_tensor
-from sfda_engine.models.batch_norm import batch_norm_layers, set_momentum
+from sfda_engine.models.norms import batch_norm_layers, set_momentum
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
 from sfda_export.adaptive import export_adaptive

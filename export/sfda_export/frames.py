@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfda_engine.config import EvaluateConfig, TargetConfig
+from sfda_engine.config.schema import EvaluateConfig, TargetConfig
 from sfda_engine.data.datasets import open_evaluate, open_target, target_paths
 from sfda_engine.data.images import DECODING_ERRORS, decode_rgb, resize
 from sfda_engine.data.readers import LabelledImages

@@ -22,9 +22,9 @@ from rich.table import Table
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.data.frame_files import undefined_value
 from sfda_engine.data.images import DECODING_ERRORS, cut_short, decode_rgb, open_image
-from sfda_engine.data.layout import Layout, Pair, archives_in, expected_label, pair_of, recognizes
-from sfda_engine.entry import run_entry
+from sfda_engine.data.published.layout import Layout, Pair, archives_in, expected_label, pair_of, recognizes
 from sfda_engine.errors import UserError
+from sfda_engine.exit_codes import run_entry
 
 SAMPLE = 32
 SHOWN = 5

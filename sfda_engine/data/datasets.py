@@ -6,13 +6,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
-from sfda_engine.data import acdc, bdd100k, camvid, cityscapes, crosscity, dark_zurich, gta5, idd, synthia
+from sfda_engine.config.schema import EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data.folder import FolderLabelled, check_labels_there, drop_corrupt, list_images
 from sfda_engine.data.frame_files import FrameFiles, PairedFiles, label_classes
-from sfda_engine.data.layout import Layout, expected_label, frames_of, pairs_of
+from sfda_engine.data.published import acdc, bdd100k, camvid, cityscapes, crosscity, dark_zurich, gta5, idd, synthia
+from sfda_engine.data.published.layout import Layout, expected_label, frames_of, pairs_of
 from sfda_engine.data.readers import Images, LabelledImages
-from sfda_engine.data.scenes import Scene, render_scene
+from sfda_engine.data.scenes.render import Scene, render_scene
 from sfda_engine.errors import UserError
 
 # Seeds of the scenes by purpose, far apart so that no frame serves two purposes.

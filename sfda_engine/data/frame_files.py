@@ -8,8 +8,8 @@ from PIL import Image
 
 from sfda_engine.data.classes import class_set, generic_classes
 from sfda_engine.data.images import DECODING_ERRORS, decode_rgb
-from sfda_engine.data.label_formats import UNDEFINED
-from sfda_engine.data.layout import Layout, Pair
+from sfda_engine.data.published.label_formats import UNDEFINED
+from sfda_engine.data.published.layout import Layout, Pair
 from sfda_engine.errors import UserError
 
 

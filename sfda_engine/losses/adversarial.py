@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sfda_engine.distributed import mean_of_all
+from sfda_engine.distributed.collectives import mean_of_all
 
 
 def split_patches(maps: Tensor, grid: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfda_engine.models.batch_norm import batch_moments, batch_norm_layers
+from sfda_engine.models.norms import batch_moments, batch_norm_layers
 
 
 class LayerStatistics(NamedTuple):

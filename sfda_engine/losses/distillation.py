@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import sfda_kernels
-from sfda_engine.attention import AttentionSettings
-from sfda_engine.distributed import mean
+from sfda_engine.distributed.collectives import mean
+from sfda_engine.losses.attention import AttentionSettings
 
 Divergence = Literal["forward", "reverse", "js"]
 

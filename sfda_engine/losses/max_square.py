@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sfda_engine.distributed import mean
+from sfda_engine.distributed.collectives import mean
 from sfda_engine.models.segmenter import upsample
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sfda_engine.data.folder import IGNORE
-from sfda_engine.distributed import total
+from sfda_engine.distributed.collectives import total
 from sfda_engine.models.segmenter import upsample
 
 SMOOTHING = 20

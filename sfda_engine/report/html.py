@@ -11,7 +11,7 @@ from markupsafe import Markup
 from sfda_engine.files import write_text
 from sfda_engine.report import summary, trust
 from sfda_engine.report.charts import loss_panels
-from sfda_engine.report.run_folder import CELLS, Run, read_run
+from sfda_engine.report.reading import CELLS, Run, read_run
 
 CELL_TITLES = {
     "frame": "Target frame",

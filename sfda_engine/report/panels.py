@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sfda_kernels
-from sfda_engine.config import Config
+from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.images import resize, to_float_tensor

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from benchmarks import adapt_step, naive
 from benchmarks.adapt_step import Difference, compare_steps, difference, measure, ratios
 from benchmarks.step_setting import Setting, follow, prepare
-from sfda_engine import steps
+from sfda_engine.method import steps
 
 TINY = Setting(provider="engine", size=(48, 32), batch=4)
 

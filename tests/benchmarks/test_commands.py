@@ -17,7 +17,7 @@ from benchmarks.label_free.__main__ import parse as parse_label_free
 from benchmarks.paper.__main__ import parse as parse_paper
 from benchmarks.peers.__main__ import parse as parse_peers
 from benchmarks.row import Row, read_csv
-from sfda_engine.entry import exit_code
+from sfda_engine.exit_codes import exit_code
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import inference
 from benchmarks.inference import FP32_ALLOWED, Network, Provider, error_of, load, measure, ratios
 from benchmarks.row import Row
-from sfda_engine.data.scenes import render_scene
+from sfda_engine.data.scenes.render import render_scene
 from sfda_export.graph import DeployGraph
 from sfda_export.latency import eager
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import self_adapting
 from benchmarks.row import read_csv
-from sfda_engine.config_loader import resolve_weights
-from sfda_engine.entry import exit_code
+from sfda_engine.config.loader import resolve_weights
+from sfda_engine.exit_codes import exit_code
 from tests.runtime.tiny import SIZE, picture
 from tests.runtime.tiny_adaptive import START_MEAN, START_VAR, adaptive_labels, write_adaptive_bundle
 

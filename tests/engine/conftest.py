@@ -19,15 +19,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfda_engine import finish, steps
 from sfda_engine.adapt import make_trainer
-from sfda_engine.build import load_segmenter, make_accelerator
-from sfda_engine.config import Config
-from sfda_engine.config_loader import load_config
+from sfda_engine.config.loader import load_config
+from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_target
-from sfda_engine.data.scenes import render_scene
+from sfda_engine.data.scenes.render import render_scene
+from sfda_engine.method import steps
+from sfda_engine.pipelines import finish
+from sfda_engine.pipelines.build import load_segmenter, make_accelerator
 from sfda_engine.train_source import train_source
-from sfda_engine.trainer import Trainer
+from sfda_engine.training.loop import Trainer
 
 ROOT = Path(__file__).parents[2]
 SIZE = (32, 32)
@@ -223,7 +224,7 @@ def launch(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., tuple[i
 
 
 def break_loss(term: str, good: int, patch: pytest.MonkeyPatch) -> None:
-    """Let a loss of `sfda_engine.steps` become NaN after `good` calls."""
+    """Let a loss of `sfda_engine.method.steps` become NaN after `good` calls."""
     calls, true_loss = 0, getattr(steps, term)
 
     def breaks(*arguments: Any, **options: Any) -> Tensor:

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from sfda_engine import cli
-from sfda_engine.entry import exit_code, run_entry
 from sfda_engine.errors import ExportError, TrainingError, UserError
+from sfda_engine.exit_codes import exit_code, run_entry
 
 ENTRY = """
 import sys
-from sfda_engine.config_loader import parse_command
-from sfda_engine.entry import run_entry
+from sfda_engine.config.loader import parse_command
+from sfda_engine.exit_codes import run_entry
 run_entry(lambda argv: print(parse_command(argv, "entry", "An entry.", "demo").run.steps))
 """
 

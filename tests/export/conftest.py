@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sfda_engine.config_loader import load_config, resolve_weights, save_config
-from sfda_engine.entry import exit_code
+from sfda_engine.config.loader import load_config, resolve_weights, save_config
+from sfda_engine.exit_codes import exit_code
 from sfda_engine.models.weights import build_from_weights, save_weights
 from sfda_export import to_onnx
 

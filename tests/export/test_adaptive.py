@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter
-from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.models.norms import batch_norm_layers
 from sfda_export.adaptive import AdaptiveGraph, Statistics, make_adaptive, values_per_channel
 
 ARCHITECTURES = ("streetnet", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large", "segnet_vgg16")

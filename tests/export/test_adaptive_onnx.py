@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from sfda_engine.data.scenes import render_scene
-from sfda_engine.entry import exit_code
+from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.evaluate import scores_of
+from sfda_engine.exit_codes import exit_code
 from sfda_export import adaptive_parity, to_onnx
 from sfda_export.adaptive_parity import gate_adaptive
 from sfda_export.options import parse

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import nn
 
 from sfda_engine.data.classes import generic_classes
-from sfda_engine.data.scenes import render_scene
+from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.models import build_segmenter
-from sfda_engine.models.batch_norm import reestimate_statistics
+from sfda_engine.models.norms import reestimate_statistics
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
 from sfda_export.frames import gate_batches, second_size

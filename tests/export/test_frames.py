@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.config import EvaluateConfig, TargetConfig
+from sfda_engine.config.schema import EvaluateConfig, TargetConfig
 from sfda_engine.data.classes import class_set
 from sfda_engine.errors import UserError
 from sfda_export.frames import gate_batches, hash_of, labelled, read_frames, second_size, target_of

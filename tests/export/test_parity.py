@@ -18,7 +18,7 @@ from torch import nn
 from sfda_engine.data.classes import CLASS_SETS
 from sfda_engine.data.datasets import SceneLabelled
 from sfda_engine.errors import UserError
-from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.segnet import SegNet
 from sfda_engine.models.streetnet import StreetNet
 from sfda_engine.models.weights import WeightsInfo, sha256_of

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
-from sfda_engine.config_loader import resolve_weights
-from sfda_engine.data.scenes import render_scene
+from sfda_engine.config.loader import resolve_weights
+from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import build_from_weights
 from sfda_export.graph import DeployGraph

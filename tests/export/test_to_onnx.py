@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from sfda_engine.config_loader import load_config
+from sfda_engine.config.loader import load_config
 from sfda_engine.data.datasets import open_target
-from sfda_engine.entry import exit_code
+from sfda_engine.exit_codes import exit_code
 from sfda_export import graph, to_onnx
 from sfda_runtime.card import METADATA_KEY, from_json
 from tests.export.user_net import save_small

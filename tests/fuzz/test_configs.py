@@ -6,14 +6,14 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
-from sfda_engine.config_loader import PACKAGE, load_config, parse_command, to_yaml
-from sfda_engine.config_schema import KEYS, SECTIONS
+from sfda_engine.config.keys import KEYS, SECTIONS
+from sfda_engine.config.loader import PACKAGE, load_config, parse_command, to_yaml
 from sfda_engine.errors import UserError
 from tests.fuzz.conftest import amounts
 from tests.fuzz.mutate import hostile, spoiled
 from tests.fuzz.trial import run_cases
 
-SHIPPED = sorted((PACKAGE / "configs").glob("*.yaml"))
+SHIPPED = sorted((PACKAGE / "recipes").glob("*.yaml"))
 WORDS = (
     *("run: {", "&a ", "*a", "<<: *a", "? [*a, *a] : 1", "!!python/name:os.system", "!!binary aGk=", "--- \n", "...\n"),
     *("'", '"', "|\n", ">\n", "- ", ": ", "[", "]", "}", "\t", "\0", "\x85", "\ufeff", "#", "run: ", "steps: ", "null"),

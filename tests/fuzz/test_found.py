@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine import build
-from sfda_engine.config_loader import LARGEST, load_config
-from sfda_engine.config_schema import nearest
+from sfda_engine.config.keys import nearest
+from sfda_engine.config.loader import LARGEST, load_config
 from sfda_engine.data.images import MAX_PIXELS, ends_well
 from sfda_engine.errors import UserError
-from sfda_engine.metrics import Metrics
+from sfda_engine.method.teacher import load_labels
 from sfda_engine.models.weights import WeightsInfo, parse_info
-from sfda_engine.pseudo_labels import load_labels
-from sfda_engine.report.run_folder import read_run
+from sfda_engine.pipelines import build
+from sfda_engine.report.reading import read_run
 from sfda_engine.report.summary import GRAY, legend
-from sfda_engine.sealed import damage
+from sfda_engine.run_folder.sealed import damage
+from sfda_engine.training.metrics import Metrics
 from sfda_runtime import card
 from sfda_runtime.errors import IntegrityError, ModelError, UsageError
 from sfda_runtime.manifest import read_checked, read_manifest

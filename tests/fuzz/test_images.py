@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.data import camvid, cityscapes, synthia
 from sfda_engine.data.check import check_end, check_frame, check_label
 from sfda_engine.data.folder import drop_corrupt
 from sfda_engine.data.frame_files import PairedFiles
 from sfda_engine.data.images import DECODING_ERRORS, decode_label, decode_rgb
-from sfda_engine.data.layout import Pair
+from sfda_engine.data.published import camvid, cityscapes, synthia
+from sfda_engine.data.published.layout import Pair
 from sfda_engine.errors import UserError
 from sfda_runtime.errors import InputError
 from sfda_runtime.sources import read_image

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.checkpoint import newest_undamaged
 from sfda_engine.errors import UserError
-from sfda_engine.metrics import Metrics
-from sfda_engine.pseudo_labels import PseudoLabelled, load_labels, save_labels
+from sfda_engine.method.teacher import PseudoLabelled, load_labels, save_labels
 from sfda_engine.report.figures import save_frame
 from sfda_engine.report.html import write_report
-from sfda_engine.sealed import seal
-from sfda_engine.start import find_start
-from sfda_engine.unchanged import check_origin
+from sfda_engine.run_folder.checkpoint import newest_undamaged
+from sfda_engine.run_folder.resume import check_origin
+from sfda_engine.run_folder.sealed import seal
+from sfda_engine.run_folder.start import find_start
+from sfda_engine.training.metrics import Metrics
 from sfda_runtime.errors import RuntimeFault
 from sfda_runtime.infer import main as infer
 from sfda_runtime.manifest import read_checked, read_manifest

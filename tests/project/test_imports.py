@@ -195,7 +195,7 @@ def test_adaptation_has_no_word_for_labels(part: str) -> None:
 def test_methods_without_source_data_have_no_way_to_it_nor_to_labels() -> None:
     """`run` scores when a method is done; beside it and the shell, nothing in the package may open any."""
     shell = {"run", "domains", "rows", "__main__"}
-    closed = {"sfda_engine.data.datasets", "sfda_engine.data.scenes", "sfda_engine.data.folder"}
+    closed = {"sfda_engine.data.datasets", "sfda_engine.data.scenes.render", "sfda_engine.data.folder"}
     closed |= {"sfda_engine.evaluate", "sfda_engine.train_source", *(f"benchmarks.peers.{name}" for name in shell)}
     words = LABELLED | {"LabelledImages", "LabelledItem", "EvaluationFrames", "EvaluateConfig", "SourceConfig"}
     methods = [path for path in modules(PEERS) if path.stem not in shell and path.parent == PEERS]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from sfda_engine import cli
-from sfda_engine.results import versions
+from sfda_engine.report.result import versions
 
 tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def test_help_does_not_wait_for_torch() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "demo_source", "camvid_source", "camvid_day_to_dusk"])
 def test_configs_are_package_data(name: str) -> None:
-    text = (files("sfda_engine") / "configs" / f"{name}.yaml").read_text()
+    text = (files("sfda_engine") / "recipes" / f"{name}.yaml").read_text()
     assert isinstance(yaml.safe_load(text), dict)
     first = text.splitlines()[0]
     assert first.startswith("# ")
@@ -69,5 +69,5 @@ def test_whatever_is_no_python_is_declared() -> None:
 
 
 def test_assets_stay_small() -> None:
-    assets = list((ROOT / "sfda_engine" / "assets").glob("*.safetensors"))
+    assets = list((ROOT / "sfda_engine" / "recipes").glob("*.safetensors"))
     assert all(path.stat().st_size <= 3_000_000 for path in assets)

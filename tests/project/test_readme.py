@@ -17,8 +17,8 @@ import yaml
 
 import sfda_engine
 from sfda_engine.cli import COMMANDS
-from sfda_engine.config_loader import load_config, to_yaml
-from sfda_engine.config_schema import KEYS, SECTIONS
+from sfda_engine.config.keys import KEYS, SECTIONS
+from sfda_engine.config.loader import load_config, to_yaml
 from sfda_engine.models import ARCHITECTURES
 from sfda_runtime.infer import build_parser
 

@@ -33,8 +33,8 @@ from benchmarks.peers.entropy import size_of
 from benchmarks.peers.labelling import outputs
 from benchmarks.peers.source_driven.source import LabelledSource, source_forward, source_frames
 from benchmarks.peers.target import Target, forward, frames, warm_start
+from sfda_engine.distributed.optimizer_step import make_update
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
-from sfda_engine.update import make_update
 
 RATE = 2.5e-4
 

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.peers.cbst import ROUNDS, labelled_loss, self_labelled
 from benchmarks.peers.source_driven.source import LabelledSource, SourceBatch, source_frames, source_loss
 from benchmarks.peers.target import Target, descend, forward, rounds, warm_start
-from sfda_engine.steps import SelfTraining
+from sfda_engine.method.steps import SelfTraining
 
 
 def decay(step: int, spans: list[tuple[int, int]]) -> float:

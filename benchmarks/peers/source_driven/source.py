@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from benchmarks.peers.cbst import labelled_loss
 from benchmarks.peers.entropy import size_of
 from benchmarks.peers.target import Target, descend, forward, frames, poly_sgd, warm_start
-from sfda_engine.config import SourceConfig
+from sfda_engine.config.schema import SourceConfig
 from sfda_engine.data.loaders import TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import LabelledImages
-from sfda_engine.models.batch_norm import batch_norm_statistics
+from sfda_engine.models.norms import batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput
 
 

@@ -12,7 +12,7 @@ from benchmarks.label_free.evidence import correlations, selection, spearman
 from benchmarks.label_free.rows import ScoredModel, append_rows, read_rows
 from benchmarks.label_free.rules import RULES, Quality, by_score, choose, guarded
 from sfda_engine.errors import UserError
-from sfda_engine.label_free import HIGHER_IS_BETTER
+from sfda_engine.judge.scores import HIGHER_IS_BETTER
 
 REFERENCES = [f"{measure}_{name}" for measure in ("agreement", "iou", "bns") for name in ("source", "bn_warm_start")]
 SCORES = [*HIGHER_IS_BETTER, *REFERENCES]

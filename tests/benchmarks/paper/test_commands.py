@@ -16,9 +16,9 @@ from benchmarks.paper.jobs import Options, Run, Training
 from benchmarks.paper.plan import duration
 from benchmarks.paper.tables import Job
 from sfda_engine.data.datasets import SCENE_FRAMES
-from sfda_engine.entry import exit_code
 from sfda_engine.errors import UserError
-from sfda_engine.trainer import Trainer
+from sfda_engine.exit_codes import exit_code
+from sfda_engine.training.loop import Trainer
 from tests.benchmarks.paper.conftest import TRIAL, command
 
 Calls = Callable[[], list[str]]

@@ -12,7 +12,7 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 from benchmarks.paper import cost
 from benchmarks.row import Row, write_csv
 from benchmarks.step_setting import Setting, prepare
-from sfda_engine.config import Config, MethodConfig, TargetConfig
+from sfda_engine.config.schema import Config, MethodConfig, TargetConfig
 
 SIZE = (128, 64)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from benchmarks.paper.run import adapt_engine
 from benchmarks.peers.run import open_domain
 from sfda_engine import adapt, load_config
-from sfda_engine.config import RunConfig
+from sfda_engine.config.schema import RunConfig
 
 OPTIONS = {
     "target.frames": "8", "target.size": "[64, 64]", "target.batch_size": "4", "evaluate": "null", "run.steps": "2",

@@ -12,8 +12,8 @@ from torch import nn
 from benchmarks.peers.run import open_domain
 from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Target
-from sfda_engine.config import Config
-from sfda_engine.config_loader import load_config
+from sfda_engine.config.loader import load_config
+from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import open_source
 

@@ -16,8 +16,8 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.domains import DOMAINS, domain_config, require_source, settings
 from benchmarks.peers.rows import PeerRow, append_row, read_rows
 from benchmarks.peers.source_driven import SOURCE_DRIVEN
-from sfda_engine.config import Config
-from sfda_engine.config_loader import load_config
+from sfda_engine.config.loader import load_config
+from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter

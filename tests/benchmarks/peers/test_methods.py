@@ -17,9 +17,9 @@ from benchmarks.peers.run import adapt, measure, open_domain, weights_of
 from benchmarks.peers.shot import freeze_classifier, label_by_centroids
 from benchmarks.peers.target import Target, engine_config, frames, warm_start
 from sfda_engine.adapt import make_trainer
-from sfda_engine.config import Config, MethodConfig
-from sfda_engine.config_loader import load_config
-from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.config.loader import load_config
+from sfda_engine.config.schema import Config, MethodConfig
+from sfda_engine.models.norms import batch_norm_layers
 
 Opened = Callable[..., tuple[nn.Module, Target]]
 

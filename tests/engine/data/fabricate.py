@@ -1,6 +1,6 @@
 """Miniature published data sets in their real layout, quirks included, filled with procedural scenes.
 
-Raw label values are written down here once more, apart from `sfda_engine/data/maps`, so that a test compares the two.
+Raw label values are written down here once more, apart from `data/published/maps`, so that a test compares the two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfda_engine.data.scenes import Scene, render_scene
+from sfda_engine.data.scenes.render import Scene, render_scene
 
 SIZE = (48, 32)
 Array = NDArray[np.uint8]

@@ -13,8 +13,8 @@ from PIL import Image
 from sfda_engine.data import check as checker
 from sfda_engine.data.check import main, recognize
 from sfda_engine.data.datasets import LAYOUTS
-from sfda_engine.entry import exit_code
 from sfda_engine.errors import UserError
+from sfda_engine.exit_codes import exit_code
 from tests.engine.data.fabricate import BUILDERS, SIZE, fabricate, save
 
 FRAMES = 2

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.config import EvaluateConfig, SourceConfig, TargetConfig
+from sfda_engine.config.schema import EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_source, open_target
 from sfda_engine.data.folder import FolderLabelled
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.readers import Images, LabelledImages
-from sfda_engine.data.scenes import render_scene
+from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.errors import UserError
 
 SIZE = (48, 32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.config import TargetConfig
+from sfda_engine.config.schema import TargetConfig
 from sfda_engine.data.datasets import open_target
 from sfda_engine.data.folder import FolderLabelled, check_labels_there, list_images
 from sfda_engine.data.frame_files import FrameFiles

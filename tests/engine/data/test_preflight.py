@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from sfda_engine.config import EvaluateConfig
+from sfda_engine.config.schema import EvaluateConfig
 from sfda_engine.data import preflight
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import open_evaluate

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sfda_engine.losses.bn_statistics import LayerStatistics, bns_loss, record_statistics
-from sfda_engine.models.batch_norm import batch_norm_layers
+from sfda_engine.models.norms import batch_norm_layers
 
 Norm = Literal["mean_l2", "sum_squares"]
 NORMS: list[Norm] = ["mean_l2", "sum_squares"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfda_engine.attention import AttentionSettings
+from sfda_engine.losses.attention import AttentionSettings
 from sfda_engine.losses.distillation import Divergence, dad_ss_loss, dad_st_loss, mae_loss
 
 COSINE = AttentionSettings(temperature=0.1, cosine=True)

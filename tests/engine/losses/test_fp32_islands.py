@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, cross_entropy, interpolate
 
 import sfda_kernels
-from sfda_engine.attention import AttentionSettings
+from sfda_engine.losses.attention import AttentionSettings
 from sfda_engine.losses.bn_statistics import bns_loss, record_statistics
 from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
 from sfda_engine.losses.max_square import image_weighted_max_square
 from sfda_engine.losses.pseudo_label import SMOOTHING, pseudo_label_loss
-from sfda_engine.models.batch_norm import GlobalBatchNorm, batch_moments
-from sfda_engine.ranking import rank_target
+from sfda_engine.method.ranking import rank_target
+from sfda_engine.models.norms import GlobalBatchNorm, batch_moments
 from sfda_kernels.reference import scale_tokens
 
 SIZE, GRID, CLASSES = (16, 20), 2, 4

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
-from sfda_engine.models.batch_norm import (
+from sfda_engine.models.norms import (
     Statistics,
     batch_norm_layers,
     batch_norm_statistics,

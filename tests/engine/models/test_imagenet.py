@@ -13,13 +13,13 @@ from torch import nn
 from torchvision.models import get_model_weights, mobilenet_v3_large
 from torchvision.models._api import Weights
 
-from sfda_engine.build import fresh_segmenter
-from sfda_engine.config import ModelConfig
+from sfda_engine.config.schema import ModelConfig
 from sfda_engine.errors import UserError
 from sfda_engine.models import ARCHITECTURES, build_segmenter
 from sfda_engine.models.backbone import ENCODERS, backbone_file, load_backbone
 from sfda_engine.models.lraspp import LRASPP
 from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.pipelines.build import fresh_segmenter
 
 ARCH = "lraspp_mobilenet_v3_large"
 INFO = WeightsInfo(arch=ARCH, num_classes=5)

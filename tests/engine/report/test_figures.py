@@ -22,7 +22,7 @@ from sfda_engine.report.figures import (
     save_synthetic,
     tint_patches,
 )
-from sfda_engine.report.run_folder import read_run
+from sfda_engine.report.reading import read_run
 
 PALETTE = [(70, 130, 180), (128, 64, 128), (0, 0, 142)]
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sfda_engine.config import Config, EvaluateConfig, MethodConfig, TargetConfig
+from sfda_engine.config.schema import Config, EvaluateConfig, MethodConfig, TargetConfig
 from sfda_engine.data.classes import CLASS_SETS
 from sfda_engine.data.datasets import open_target
 from sfda_engine.models.preprocess import Normalization

@@ -12,13 +12,13 @@ import torch
 from accelerate import Accelerator
 
 import sfda_kernels
-from sfda_engine.config import MethodConfig
-from sfda_engine.models.batch_norm import batch_norm_statistics
+from sfda_engine.config.schema import MethodConfig
+from sfda_engine.distributed.optimizer_step import Update
+from sfda_engine.method.steps import Networks, Updates, adaptation_step
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
+from sfda_engine.models.norms import batch_norm_statistics
 from sfda_engine.models.streetnet import StreetNet
-from sfda_engine.steps import Networks, Updates, adaptation_step
-from sfda_engine.update import Update
 
 CLASSES, BATCH, STEPS = 5, 2, 3
 OPERATORS = ("attention_kl", "attention_l1", "patch_entropy")

@@ -13,7 +13,7 @@ from benchmarks.peers.run import adapt, measure, weights_of, with_source
 from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Target
-from sfda_engine.config import Config
+from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
 from tests.benchmarks.peers.source_driven.conftest import Opened, Relabelled
 

@@ -1,0 +1,169 @@
+"""What can be told of a student without labels: its outputs on a few fixed target frames beside those it began with.
+
+The frames are seen as evaluation and the vehicle see them: no augmentation, running BatchNorm statistics. Every process
+looks at its share of them; the sums are shared, so that all come to the same figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from sfda_engine.config.schema import TargetConfig
+from sfda_engine.data.frame_sample import spread
+from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.readers import Images
+from sfda_engine.distributed.collectives import process_index, processes, total
+from sfda_engine.inspection.convention import layer_distance
+from sfda_engine.losses.bn_statistics import LayerStatistics
+from sfda_engine.models.norms import batch_norm_layers
+
+FRAMES = 16
+FLOOR = 1e-3
+"""Added to entropies (nats) before they are divided: less than that is nothing."""
+LEFT, AGREEMENT = 0.65, 0.7
+"""A student has collapsed where less than this is `left`, or agrees with its start. On the procedural domains, runs
+that sharpen themselves to death have at most 0.67 left by the time that they lose a point of mIoU; runs that end well,
+there and on CamVid, never less than 0.73. One run that lost half of its mIoU while its entropy rose agreed to 0.65,
+runs that end well to at least 0.84."""
+CLASSES = 5
+"""Exponent of `classes_kept` in `left`: the histogram of classes moves far less than the entropy of predictions."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """A student beside its start, on the probe frames; entropies in nats, the others 0 to 1 unless they say."""
+
+    class_entropy: float
+    """Entropy of the histogram of predicted classes."""
+    classes_kept: float
+    """Effective number of classes, exp(class_entropy), over that at the start; may exceed 1."""
+    entropy: float
+    """Mean entropy of the predictions."""
+    entropy_kept: float
+    """The same over that at the start; may exceed 1."""
+    confidence: float
+    """Mean of the largest probability."""
+    agreement: float
+    """Share of the pixels that are labelled as at the start."""
+    bn_drift: float
+    """Distance of the running BatchNorm statistics from those at the start: mean over layers and channels of the
+    squared, normalized difference of the means plus the squared log-ratio of the deviations; from 0."""
+
+    @property
+    def left(self) -> float:
+        """What is left of the start's spread: 1 at the start, towards 0 where classes vanish and confidence climbs.
+
+        A product, since either alone tells little: self-training that helps makes a student surer and redistributes
+        rare classes. The share of the rarest class told less: a class of few pixels may lose half of them in good runs.
+        """
+        return self.classes_kept**CLASSES * self.entropy_kept
+
+    @property
+    def finite(self) -> bool:
+        return all(map(math.isfinite, vars(self).values()))
+
+    @property
+    def collapsed(self) -> bool:
+        return self.left < LEFT or self.agreement < AGREEMENT
+
+
+def signals_of(
+    histogram: Tensor, start: Tensor, means: tuple[float, float, float], entropy: float, drift: float
+) -> Signals:
+    """Signals from shares of predicted classes (K,) float64, now and at the start.
+
+    means: entropy, confidence and agreement, averaged over the pixels; entropy: the start's.
+    """
+    class_entropy = torch.special.entr(histogram).sum().item()
+    return Signals(
+        class_entropy=class_entropy,
+        classes_kept=math.exp(class_entropy - torch.special.entr(start).sum().item()),
+        entropy=means[0],
+        entropy_kept=(means[0] + FLOOR) / (entropy + FLOOR),
+        confidence=means[1],
+        agreement=means[2],
+        bn_drift=drift,
+    )
+
+
+def statistics_drift(now: list[tuple[Tensor, Tensor]], start: list[tuple[Tensor, Tensor]]) -> float:
+    """`Signals.bn_drift` of running means and variances (C,), a pair a layer."""
+    distances = [layer_distance(LayerStatistics(*own, *begun)) for own, begun in zip(now, start, strict=True)]
+    return torch.stack(distances).mean().item()
+
+
+def probe_frames(target: Images, size: tuple[int, int]) -> list[Image]:
+    """This process's share, never empty, of the evenly spaced frames, at `size` (width, height)."""
+    chosen = spread(len(target), FRAMES)
+    own = range(process_index(), max(len(chosen), processes()), processes())
+    return [resize(target.image(chosen[index % len(chosen)]), size) for index in own]
+
+
+class Probe:
+    """Looks at a student on fixed frames, `batch_size` at a time, and compares it with the one it was made with."""
+
+    def __init__(
+        self, student: nn.Module, frames: list[Image], preprocess: Callable[[Tensor], Tensor], batch_size: int
+    ) -> None:
+        self.frames, self.preprocess, self.batch_size = frames, preprocess, batch_size
+        self.start_labels: list[Tensor] = []
+        self.start_statistics = running_statistics(student)
+        self.start = self.shares(student)
+
+    def __call__(self, student: nn.Module) -> Signals:
+        """The signals of a student in eval mode; every process must call this at the same time."""
+        classes = len(self.start) - 3
+        now, start = self.shares(student), self.start
+        entropy, confidence, agreement = now[classes:].tolist()
+        return signals_of(
+            now[:classes],
+            start[:classes],
+            (entropy, confidence, agreement),
+            start[classes].item(),
+            statistics_drift(running_statistics(student), self.start_statistics),
+        )
+
+    @torch.no_grad()
+    def shares(self, student: nn.Module) -> Tensor:
+        """(K + 3,) float64 over the pixels of all frames: the share of each predicted class, mean entropy, mean
+        confidence and the share that is labelled as at the start. The first call sets the start's labels."""
+        device = next(student.parameters()).device
+        first = not self.start_labels
+        sums, pixels = torch.zeros(()), 0
+        for index in range(0, len(self.frames), self.batch_size):
+            images = torch.stack([to_float_tensor(frame) for frame in self.frames[index : index + self.batch_size]])
+            images = self.preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
+            logs = student(images).logits.float().log_softmax(1)  # (B, K, h, w)
+            confidence, labels = logs.max(1)
+            if first:
+                self.start_labels.append(labels.to(torch.uint8))
+            same = labels == self.start_labels[index // self.batch_size]
+            entropy = -(logs.exp() * logs).sum(1)
+            means = torch.stack([entropy.sum(), confidence.exp().sum(), same.sum()])
+            sums = sums + torch.cat([labels.flatten().bincount(minlength=logs.shape[1]), means]).double().cpu()
+            pixels += labels.numel()
+        summed = total(torch.cat([sums, sums.new_tensor([pixels])]))
+        return summed[:-1] / summed[-1]
+
+
+def make_probe(
+    student: nn.Module, target: Images, config: TargetConfig, preprocess: Callable[[Tensor], Tensor]
+) -> Probe:
+    """The probe of a student as it starts, on this process's share of evenly spaced target frames."""
+    return Probe(student, probe_frames(target, config.size), preprocess, config.batch_size // processes())
+
+
+def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Copies of the running means and variances (C,) of every BatchNorm layer that has them."""
+    pairs = []
+    for layer in batch_norm_layers(model).values():
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        pairs.append((layer.running_mean.clone(), layer.running_var.clone()))
+    return pairs

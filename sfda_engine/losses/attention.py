@@ -1,0 +1,20 @@
+"""Dual attention, Eq. 8 to 10: the settings that every attention term shares. The operators are `sfda_kernels`'s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sfda_engine.config.schema import MethodConfig
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """How tokens are compared: cosine over `temperature`, or the raw dot product as printed in Eq. 8 and 9."""
+
+    temperature: float
+    cosine: bool
+
+
+def attention_settings(method: MethodConfig) -> AttentionSettings:
+    """The attention settings that a configuration asks for."""
+    return AttentionSettings(temperature=method.temperature, cosine=method.attention == "cosine")

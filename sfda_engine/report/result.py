@@ -1,0 +1,105 @@
+"""The content of result.json: one strict-JSON summary of a run that scripts and the report read."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from sfda_engine.config.schema import Config
+from sfda_engine.evaluate import Evaluation
+from sfda_engine.evaluation.expectation import expectation
+from sfda_engine.judge.verdict import Judgement
+from sfda_engine.models.weights import WeightsInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Everything that result.json is made of; seconds and images/s are those of warm-up and adaptation alone."""
+
+    config: Config
+    info: WeightsInfo
+    judgement: Judgement | None
+    scores: dict[str, Evaluation]
+    steps: int
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+    device: str
+    source_share: float
+    warnings: list[str]
+    intake: dict[str, Any]
+    guard: dict[str, Any] | None
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """The dictionary that result.json holds; scores only where labels were given."""
+    info, config = result.info, result.config
+    content: dict[str, Any] = {
+        **verdict(result.judgement),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.images_per_second, 3),
+        "peak_memory_mb": round(result.peak_memory_mb, 1),
+        "device": result.device,
+        "config": config.name,
+        "preset": config.method.preset,
+        "seed": config.run.seed,
+        "arch": info.arch,
+        "exposure": info.exposure,
+        "bn_source_share": result.source_share,
+        "classes": list(info.class_names),
+        "palette": [list(color) for color in info.palette],
+        "source_sha256": info.source_sha256,
+        "versions": versions(),
+        "warnings": result.warnings,
+        "intake": result.intake,
+        "guard": result.guard,
+    }
+    if result.scores:
+        content |= score_tables(result.scores)
+        if config.evaluate is not None:
+            content |= expectation(config.evaluate, content["miou"]["source"])
+    return content
+
+
+def verdict(judgement: Judgement | None) -> dict[str, Any]:
+    """verdict, verdict_basis and, where the run was judged, `selection`: step and label-free scores by model."""
+    if judgement is None:
+        return {"verdict": "adapted", "verdict_basis": "not judged"}
+    scores = {
+        name: {key: round(value, 6) if math.isfinite(value) else None for key, value in own.items()}
+        for name, own in judgement.scores.items()
+    }
+    return {
+        "verdict": judgement.verdict,
+        "verdict_basis": judgement.basis,
+        "selection": {"step": judgement.step, "scores": scores},
+    }
+
+
+def score_tables(scores: dict[str, Evaluation]) -> dict[str, Any]:
+    """miou, miou_training_size, pixel_accuracy, mean_pixel_accuracy and iou by model, in percent.
+
+    miou_as_deployed too, where `evaluate.as_deployed` asked for it.
+    """
+    own = {name: score.own_size for name, score in scores.items()}
+    deployed = {name: score.as_deployed.miou for name, score in scores.items() if score.as_deployed is not None}
+    tables = {
+        "miou": {name: score.miou for name, score in own.items()},
+        "miou_training_size": {name: score.training_size.miou for name, score in scores.items()},
+        "pixel_accuracy": {name: score.pixel_accuracy for name, score in own.items()},
+        "mean_pixel_accuracy": {name: score.mean_pixel_accuracy for name, score in own.items()},
+        "iou": {name: dataclasses.asdict(score)["iou"] for name, score in own.items()},
+        "evaluated_frames": scores["source"].frames,
+    }
+    return tables | ({"miou_as_deployed": deployed} if deployed else {})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    packages = ("sfda-engine", "torch", "torchvision", "accelerate")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,0 +1,102 @@
+"""result.json holds what design.md section 6 promises to other programs, as strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+
+import pytest
+import torch
+
+from sfda_engine.config.schema import Config, MethodConfig, RunConfig
+from sfda_engine.evaluate import Evaluation, Scores
+from sfda_engine.judge.verdict import Judgement
+from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.report.result import Result, as_json
+
+MODELS = ("source", "bn_warm_start", "adapted", "last")
+INFO = WeightsInfo(
+    arch="streetnet",
+    num_classes=2,
+    class_names=("road", "sky"),
+    palette=((128, 64, 128), (70, 130, 180)),
+    exposure="gamma",
+    source_sha256="ab" * 32,
+)
+
+
+def evaluation(miou: float, *, deployed: bool = False) -> Evaluation:
+    own = Scores(miou, miou + 1, miou + 2, {"road": miou, "sky": None})
+    small = Scores(miou + 3, miou + 4, miou + 5, {"road": miou + 3, "sky": None})
+    return Evaluation(own, small, 11, own if deployed else None)
+
+
+def result(scores: dict[str, Evaluation], judgement: Judgement | None = None) -> Result:
+    return Result(
+        config=Config(run=RunConfig(seed=3), method=MethodConfig(preset="literal"), name="demo"),
+        info=INFO,
+        judgement=judgement,
+        scores=scores,
+        steps=600,
+        seconds=12.34567,
+        images_per_second=387.65432,
+        peak_memory_mb=1234.56,
+        device="cpu",
+        source_share=0.2,
+        warnings=["method.lr: high"],
+        intake={"fits": True},
+        guard={"strikes": 0, "ended_early": False, "events": []},
+    )
+
+
+def test_every_promised_key_without_labels() -> None:
+    content = as_json(result({}))
+    assert (content["verdict"], content["verdict_basis"]) == ("adapted", "not judged")
+    assert content["steps"] == 600
+    assert content["seconds"] == pytest.approx(12.34567, abs=1e-3)
+    assert content["images_per_second"] == pytest.approx(387.65432, abs=1e-3)
+    assert content["peak_memory_mb"] == pytest.approx(1234.56, abs=0.1)
+    assert (content["config"], content["preset"], content["seed"]) == ("demo", "literal", 3)
+    assert content["classes"] == ["road", "sky"]
+    assert content["palette"] == [[128, 64, 128], [70, 130, 180]]
+    assert (content["source_sha256"], content["exposure"]) == ("ab" * 32, "gamma")
+    assert content["warnings"] == ["method.lr: high"]
+    assert content["intake"] == {"fits": True}
+    assert content["guard"] == {"strikes": 0, "ended_early": False, "events": []}
+    assert (
+        content["versions"] | {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]}
+        == (content["versions"])
+    )
+    assert not {"miou", "miou_training_size", "iou", "evaluated_frames"} & content.keys()
+
+
+def test_scores_by_model_at_both_sizes() -> None:
+    content = as_json(result({name: evaluation(10.0 * i) for i, name in enumerate(MODELS)}))
+    assert content["miou"] == {"source": 0.0, "bn_warm_start": 10.0, "adapted": 20.0, "last": 30.0}
+    assert content["miou_training_size"] == {"source": 3.0, "bn_warm_start": 13.0, "adapted": 23.0, "last": 33.0}
+    assert content["pixel_accuracy"]["adapted"] == 21.0
+    assert content["mean_pixel_accuracy"]["adapted"] == 22.0
+    assert content["iou"]["bn_warm_start"] == {"road": 10.0, "sky": None}
+    assert content["evaluated_frames"] == 11
+    assert "miou_as_deployed" not in content
+
+
+def test_scores_as_deployed_by_model_where_they_were_asked_for() -> None:
+    content = as_json(result({name: evaluation(10.0 * i, deployed=True) for i, name in enumerate(MODELS)}))
+    assert content["miou_as_deployed"] == {"source": 0.0, "bn_warm_start": 10.0, "adapted": 20.0, "last": 30.0}
+
+
+def test_it_is_strict_json_that_reads_back() -> None:
+    content = as_json(result({name: evaluation(41.7) for name in MODELS}))
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_a_judgement_is_told_with_the_scores_it_rests_on() -> None:
+    scores = {"source": {"entropy": 0.5}, "bn_warm_start": {"entropy": 0.25}, "30": {"entropy": math.nan}}
+    judgement = Judgement("keep_bn_warm_start", "in words", None, scores, {}, "gamma")
+    content = as_json(result({}, judgement))
+    assert (content["verdict"], content["verdict_basis"]) == ("keep_bn_warm_start", "in words")
+    assert content["selection"]["step"] is None
+    assert content["selection"]["scores"] == scores | {"30": {"entropy": None}}
+    json.dumps(content, allow_nan=False)

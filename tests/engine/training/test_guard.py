@@ -1,0 +1,416 @@
+"""The sentinel: signals against closed forms; a collapse and a NaN are strikes; three end the run whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sfda_engine.adapt import main
+from sfda_engine.errors import TrainingError
+from sfda_engine.exit_codes import exit_code
+from sfda_engine.judge.collapse import CLASSES, FLOOR, LEFT, Probe, Signals, probe_frames, signals_of, statistics_drift
+from sfda_engine.method import steps
+from sfda_engine.report import summary
+from sfda_engine.training.guard import RING, TRAINED, Guard, is_finite
+from sfda_engine.training.loop import Trainer
+from sfda_engine.training.metrics import read_metrics
+from sfda_engine.training.snapshots import copied
+from tests.engine.conftest import break_loss
+
+HEALTHY = Signals(
+    class_entropy=1.0,
+    classes_kept=1.0,
+    entropy=0.5,
+    entropy_kept=1.0,
+    confidence=0.8,
+    agreement=1.0,
+    bn_drift=0.0,
+)
+COLLAPSED = Signals(**{**vars(HEALTHY), "classes_kept": 0.9, "entropy_kept": 0.5})
+
+
+class Painted(nn.Module):
+    """Logits are what was painted, whatever the frames show; one BatchNorm layer."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits, self.norm = nn.Parameter(logits), nn.BatchNorm2d(2)
+
+    def forward(self, images: Tensor) -> Any:
+        return SimpleNamespace(logits=self.logits[: len(images)])
+
+
+def test_signals_against_closed_forms() -> None:
+    """Two frames of 1x4 pixels and three classes, painted by probabilities."""
+    sure, torn = [0.8, 0.1, 0.1], [0.25, 0.5, 0.25]
+    start = torch.tensor([[sure, sure, torn, torn], [sure, torn, [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]]])
+    now = torch.tensor([[sure, sure, sure, torn], [sure, torn, sure, [0.1, 0.1, 0.8]]])
+    student = Painted(start.log().permute(0, 2, 1)[:, :, None]).eval()
+    frames = [Image.new("RGB", (4, 1))] * 2
+    probe = Probe(student, frames, nn.Identity(), batch_size=2)
+    entropy_sure, entropy_torn = (-sum(p * math.log(p) for p in row) for row in (sure, torn))
+    first = probe(student)
+    assert first.left == pytest.approx(1)
+    assert first.agreement == 1
+    assert first.entropy == pytest.approx((5 * entropy_sure + 3 * entropy_torn) / 8, rel=1e-6)
+    assert first.confidence == pytest.approx((5 * 0.8 + 3 * 0.5) / 8, rel=1e-6)
+    assert first.class_entropy == pytest.approx(-(6 / 8 * math.log(3 / 8) + 2 / 8 * math.log(2 / 8)), rel=1e-9)
+    assert first.bn_drift == 0
+
+    student.logits.data = now.log().permute(0, 2, 1)[:, :, None]
+    second = probe(student)
+    assert second.agreement == 6 / 8
+    assert second.class_entropy == pytest.approx(-sum(p * math.log(p) for p in (5 / 8, 2 / 8, 1 / 8)), rel=1e-9)
+    assert second.classes_kept == pytest.approx(math.exp(second.class_entropy - first.class_entropy))
+    assert second.entropy == pytest.approx((6 * entropy_sure + 2 * entropy_torn) / 8, rel=1e-6)
+    assert second.entropy_kept == pytest.approx((second.entropy + FLOOR) / (first.entropy + FLOOR))
+    assert second.left == pytest.approx(second.classes_kept**CLASSES * second.entropy_kept)
+    assert second.collapsed == (second.left < LEFT)
+
+
+class Pointwise(nn.Module):
+    """Logits of every pixel from its own color."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.norm = nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5)
+
+    def forward(self, images: Tensor) -> Any:
+        return SimpleNamespace(logits=self.norm(self.head(images)))
+
+
+def test_batches_of_the_probe_do_not_matter() -> None:
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+    frames, student = [Image.fromarray(one) for one in pixels], Pointwise().eval()
+    one, two = (Probe(student, frames, nn.Identity(), batch_size=size) for size in (2, 5))
+    student.head.weight.data *= 1.5
+    assert vars(one(student)) == pytest.approx(vars(two(student)), rel=1e-6)
+
+
+def test_drift_of_statistics() -> None:
+    start = [(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 4.0])), (torch.tensor([2.0]), torch.tensor([1.0]))]
+    now = [(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 16.0])), (torch.tensor([2.0]), torch.tensor([math.e**2]))]
+    expected = ((1 + math.log(2) ** 2) / 2 + 1) / 2
+    assert statistics_drift(now, start) == pytest.approx(expected, rel=1e-4)
+    assert statistics_drift(start, start) == 0
+
+
+@pytest.mark.parametrize(
+    ("histogram", "entropy", "agreement", "collapsed"),
+    [
+        ((0.5, 0.5), 1.0, 1.0, False),
+        ((0.5, 0.5), 0.7, 0.9, False),  # surer, and all classes still there: self-training that helps
+        ((0.65, 0.35), 0.8, 0.9, True),  # classes vanish while confidence climbs
+        ((0.65, 0.35), 1.1, 0.9, False),  # classes shrink while confidence falls
+        ((0.5, 0.5), 3.0, 0.6, True),  # another model than it was
+    ],
+)
+def test_what_is_a_collapse(histogram: tuple[float, float], entropy: float, agreement: float, collapsed: bool) -> None:
+    shares, even = torch.tensor(histogram).double(), torch.tensor([0.5, 0.5]).double()
+    assert signals_of(shares, even, (entropy, 0.8, agreement), 1.0, 0.0).collapsed == collapsed
+
+
+def test_probe_frames_are_even_and_shared() -> None:
+    class Frames:
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def __len__(self) -> int:
+            return self.count
+
+        def image(self, index: int) -> Image.Image:
+            return Image.new("RGB", (2, 2), (index, 0, 0))
+
+        def name(self, index: int) -> str:
+            return str(index)
+
+    def seen(count: int) -> list[int]:
+        return [int(np.asarray(frame)[0, 0, 0]) for frame in probe_frames(Frames(count), (2, 2))]
+
+    assert seen(61) == list(range(0, 61, 4))
+    assert seen(5) == list(range(5))
+
+
+def scripted(guard: Guard, script: list[Signals]) -> None:
+    looks = iter(script)
+    guard.probe = lambda student: next(looks)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Signals]], list[Guard]]:
+    """script([...]) lets every guard made from now on see these signals, and returns those that were made."""
+
+    def plant(signals: list[Signals]) -> list[Guard]:
+        made: list[Guard] = []
+        true_make = Trainer._make_guard
+
+        def make(self: Trainer) -> Guard:
+            guard = true_make(self)
+            scripted(guard, signals)
+            made.append(guard)
+            return guard
+
+        monkeypatch.setattr(Trainer, "_make_guard", make)
+        return made
+
+    return plant
+
+
+def states(trainer: Trainer) -> dict[str, Any]:
+    return copied(
+        {
+            name: [getattr(trainer.networks, name).state_dict(), getattr(trainer.updates, name).optimizer.state_dict()]
+            for name in TRAINED
+        }
+    )
+
+
+def flat(state: Any) -> list[Any]:
+    if isinstance(state, dict):
+        return [leaf for key in sorted(state, key=str) if key != "lr" for leaf in flat(state[key])]
+    if isinstance(state, list | tuple):
+        return [leaf for one in state for leaf in flat(one)]
+    return [state]
+
+
+def same(one: Any, other: Any) -> bool:
+    pairs = list(zip(flat(one), flat(other), strict=True))
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+
+def test_strike_goes_back_to_the_bit_and_halves_the_rates(trainer: Callable[..., Trainer]) -> None:
+    run = trainer("--method.warmup_steps", "1", "--run.steps", "4")
+    run.run()
+    assert run.guard is not None
+    guard, before = run.guard, states(run)
+    assert [snapshot["step"] for snapshot in [guard.start, *guard.ring]] == [1, 4, 5]
+    rates = [group["lr"] for name in TRAINED for group in getattr(run.updates, name).optimizer.param_groups]
+    with torch.no_grad():
+        for name in TRAINED:
+            for parameter in getattr(run.networks, name).parameters():
+                parameter.fill_(math.nan)
+    look = guard.look(9, adapting=True, terms={"student/mae": 0.5})
+    assert look.event is not None
+    assert (
+        look.event["seen"]
+        == "weights of the student, weights of the generator, weights of the discriminator not finite"
+    )
+    assert (look.event["strike"], look.event["total_step"], look.event["back_to"]) == (1, 9, 5)
+    assert same(before, states(run))
+    halved = [group["lr"] for name in TRAINED for group in getattr(run.updates, name).optimizer.param_groups]
+    assert halved == [rate / 2 for rate in rates]
+    assert [snapshot["step"] for snapshot in [guard.start, *guard.ring]] == [1, 4]
+    # the snapshot that it went back to is a copy: the run goes on without touching the others
+    kept = copied([guard.start, *guard.ring])
+    for index, (batch,) in run.batches("adaptation", 0, 2):
+        run.adapt_on(index, batch)
+    assert same(kept, [guard.start, *guard.ring])
+
+
+def test_strikes_in_a_row_go_back_to_the_start(trainer: Callable[..., Trainer]) -> None:
+    run = trainer("--method.warmup_steps", "1", "--run.steps", "4")
+    run.run()
+    assert run.guard is not None
+    scripted(run.guard, [COLLAPSED] * 3)
+    events = [run.guard.look(9, adapting=True, terms={}).event for _ in range(3)]
+    assert [event["back_to"] for event in events if event] == [5, 4, 1]
+    assert run.guard.ended
+    assert same(run.guard.start["networks"]["student"], copied(run.networks.student.state_dict()))
+
+
+def test_the_ring_is_short(trainer: Callable[..., Trainer]) -> None:
+    run = trainer("--run.steps", "6")
+    run.run()
+    assert run.guard is not None
+    assert len(run.guard.ring) == RING
+
+
+def test_collapse_is_caught_and_the_rest_of_the_run_is_slower(
+    trainer: Callable[..., Trainer],
+    script: Callable[[list[Signals]], list[Guard]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script([HEALTHY] * 2 + [HEALTHY, COLLAPSED, HEALTHY])  # two steps of warm-up, three of adaptation
+    run = trainer()
+    with caplog.at_level("WARNING"):
+        run.run()
+    assert run.guard is not None
+    assert [event["total_step"] for event in run.guard.events] == [4]
+    assert run.position.adaptation == 3
+    assert run.metrics.path is not None
+    lines = read_metrics(run.metrics.path)
+    (event,) = (line for line in lines if line["phase"] == "guard")
+    assert (event["strike"], event["total_step"], event["back_to"]) == (1, 4, 3)
+    assert "classes vanish while confidence climbs" in event["seen"]
+    assert event["done"] == "back to the weights of step 3, learning rates halved"
+    assert [line["step"] for line in lines if line["phase"] == "adaptation"] == [1, 2, 3]
+    assert lines[-1]["lr"] == 0  # the schedule's end
+    rates = [line["lr"] for line in lines if line["phase"] == "adaptation"]
+    assert rates[1] == pytest.approx(2.5e-4 * (1 / 3) ** 0.9)
+    warnings = [record.getMessage() for record in caplog.records if "strike 1" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "step 4" in warnings[0]
+
+
+@pytest.mark.parametrize("term", ["mae_loss", "bns_loss", "adversarial_loss"])
+def test_three_nans_end_the_run_whole_with_the_last_good_weights(
+    term: str,
+    tiny_yaml: Path,
+    night_frames: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    break_loss(term, 4, monkeypatch)
+    run = tmp_path / "run"
+    argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--run.steps", "20"]
+    assert exit_code(main, [*argv, "--evaluate.root", str(night_frames)]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert (result["guard"]["strikes"], result["guard"]["ended_early"]) == (3, True)
+    assert result["steps"] < 20
+    assert f"/{term.removesuffix('_loss')}" in result["guard"]["events"][0]["seen"]
+    for name in ("last", "adapted"):
+        assert all(value.isfinite().all() for value in load_file(run / f"{name}.safetensors").values())
+    assert "NaN" not in (run / "metrics.jsonl").read_text()
+    page = (run / "report.html").read_text()
+    assert "<h2>Strikes</h2>" in page
+    assert "not finite" in page
+    assert [f"strike {number}" in caplog.text for number in (1, 2, 3, 4)] == [True, True, True, False]
+
+
+def test_report_without_strikes_does_not_speak_of_them() -> None:
+    assert summary.strikes({"guard": {"strikes": 0, "ended_early": False, "events": []}}) == []
+    assert summary.strikes({"guard": None}) == []
+    assert summary.strikes({}) == []
+
+
+def test_resume_between_strikes_is_bit_equal(
+    trainer: Callable[..., Trainer], script: Callable[[list[Signals]], list[Guard]], tmp_path: Path
+) -> None:
+    """Stopped after a strike and a checkpoint, and loaded by another trainer: the second strike finds the same ring."""
+    options = ["--run.steps", "6", "--run.checkpoint_every", "1", "--method.warmup_steps", "1", "--run.keep_last", "9"]
+    looks = [HEALTHY, HEALTHY, HEALTHY, COLLAPSED, HEALTHY, COLLAPSED, HEALTHY]
+    script(looks)
+    whole = trainer(*options)
+    whole.run()
+    assert whole.guard is not None
+    end, ring = states(whole), copied(whole.guard.state_dict())
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for path in sorted(checkpoints.iterdir())[4:]:
+        for file in sorted(path.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        path.rmdir()
+    (tmp_path / "run").rename(tmp_path / "half")
+    script(looks[4:])
+    half = trainer(*options, "--run.resume", "true", folder=True)
+    (tmp_path / "run").rename(tmp_path / "empty")
+    (tmp_path / "half").rename(tmp_path / "run")
+    half.run()
+    assert half.guard is not None
+    assert [event["total_step"] for event in half.guard.events] == [4, 6]
+    assert same(end, states(half))
+    assert same(ring, half.guard.state_dict())
+
+
+def test_a_stop_between_two_lines_is_not_a_look_of_the_guard(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a stopped run would keep other weights to go back to than a whole one."""
+    run = trainer("--run.steps", "8", "--run.log_every", "4", "--run.checkpoint_every", "100")
+    seen: list[int] = []
+    look = Guard.look
+
+    def recorded(self: Guard, step: int, **options: Any) -> Any:
+        seen.append(step)
+        return look(self, step, **options)
+
+    monkeypatch.setattr(Guard, "look", recorded)
+    adapt_on = run.adapt_on
+
+    def stopped_at_six(index: int, batch: Any) -> dict[str, torch.Tensor]:
+        run.interrupts.requested = index + 1 == 6
+        return adapt_on(index, batch)
+
+    monkeypatch.setattr(run, "adapt_on", stopped_at_six)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert run.position.adaptation == 6
+    assert seen == [2, 2 + 4]  # the end of the warm-up of two steps, and the fourth step
+
+
+def test_weights_that_the_guard_went_back_from_are_no_candidates(
+    trainer: Callable[..., Trainer], script: Callable[[list[Signals]], list[Guard]]
+) -> None:
+    script([HEALTHY, HEALTHY, HEALTHY, COLLAPSED, HEALTHY, HEALTHY])
+    run = trainer("--run.steps", "4", "--method.warmup_steps", "1", "--run.checkpoint_every", "100")
+    at: dict[int, dict[str, torch.Tensor]] = {}
+    take = run.snapshots.take
+
+    def before(step: int, student: torch.nn.Module) -> None:
+        at[step] = copied(dict(student.state_dict()))
+        take(step, student)
+
+    run.snapshots.take = before  # type: ignore[method-assign]
+    run.run()
+    assert run.guard is not None
+    assert len(run.guard.events) == 1
+    struck = run.guard.events[0]["total_step"] - 1
+    assert same(run.snapshots.taken[2], at[2])
+    assert same(at[struck], at[struck - 1])  # taken after the guard went back
+
+
+def test_healthy_run_is_bit_equal_with_and_without(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    ends = []
+    for guard in ("true", "false"):
+        run = trainer("--method.guard", guard)
+        run.run()
+        assert (run.guard is not None) == (guard == "true")
+        assert run.guard is None or run.guard.events == []
+        ends.append(states(run))
+        (tmp_path / "run").rename(tmp_path / f"guard_{guard}")
+    assert same(*ends)
+
+
+def test_without_guard_a_nan_is_an_error(trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "mae_loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
+    with pytest.raises(TrainingError, match="student/mae"):
+        trainer("--method.guard", "false").run()
+
+
+@pytest.mark.parametrize("option", [["student_init", "fresh"], ["bn_warm_start_passes", "0"]])
+def test_without_a_warm_start_only_what_is_not_finite_counts(
+    option: list[str], trainer: Callable[..., Trainer]
+) -> None:
+    run = trainer(f"--method.{option[0]}", option[1])
+    run.run()
+    assert run.guard is not None
+    assert run.guard.probe is None
+
+
+def test_literal_preset_ends_with_finite_weights(trainer: Callable[..., Trainer]) -> None:
+    run = trainer("--method.preset", "literal", "--run.steps", "12")
+    run.run()
+    assert run.guard is not None
+    assert run.position.adaptation == 12 or run.guard.ended
+    assert is_finite(run.networks.student)
+
+
+def test_is_finite_sees_buffers_and_large_values() -> None:
+    layer = nn.BatchNorm1d(3)
+    layer.weight.data.fill_(3e38)
+    assert is_finite(layer)
+    for value in (math.nan, math.inf):
+        layer.register_buffer("running_var", torch.tensor([1.0, value, 1.0]))
+        assert not is_finite(layer)
