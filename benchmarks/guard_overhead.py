@@ -13,17 +13,18 @@ import itertools
 import statistics
 import time
 
-from sfda_engine.adapt import make_trainer
 from sfda_engine.config.loader import load_config
 from sfda_engine.data.datasets import open_target
-from sfda_engine.pipelines.build import load_segmenter, make_accelerator
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.inputs import Inputs, accelerator_for
+from sfda_engine.pipelines.networks import load_segmenter
+from sfda_engine.pipelines.preparation import prepare
+from sfda_engine.pipelines.training import Trainer, make_trainer
 
 
 def segments(trainer: Trainer, rounds: int) -> tuple[list[float], list[float], list[float]]:
     """Process seconds of `rounds` segments of `run.log_every` steps: without the guard, with it, and of its looks."""
     every = trainer.config.run.log_every
-    guard = trainer._make_guard()
+    guard = trainer.make_guard()
     plain: list[float] = []
     guarded: list[float] = []
     looks: list[float] = []
@@ -53,14 +54,14 @@ def main() -> None:
     options = parser.parse_args()
     config = load_config(options.config, options.overrides)
     source, info = load_segmenter(config.model)
-    accelerator = make_accelerator(config, None)
-    trainer = make_trainer(config, accelerator, source, info, open_target(config.target), None)
+    inputs = Inputs(config, accelerator_for(config, None), source, info, open_target(config.target), None)
+    trainer = make_trainer(inputs, prepare(inputs))
     plain, guarded, looks = map(statistics.median, segments(trainer, options.rounds))
     every, (width, height) = config.run.log_every, config.target.size
     print(
         f"{info.arch} {width}x{height}, batch {config.target.batch_size}, {every} steps: {plain:.3f} s without, "
         f"{guarded:.3f} s with the guard ({guarded / plain - 1:+.1%}); its look alone {looks:.3f} s "
-        f"({looks / plain:.1%}); medians of {options.rounds}, process time on {accelerator.device}"
+        f"({looks / plain:.1%}); medians of {options.rounds}, process time on {inputs.accelerator.device}"
     )
 
 

@@ -29,7 +29,7 @@ from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
 from sfda_engine.config.schema import EvaluateConfig
 from sfda_engine.data.datasets import check_label_folder, open_evaluate
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import scores_of
+from sfda_engine.evaluation.scores import scores_of
 from sfda_engine.exit_codes import run_entry
 from sfda_engine.models.weights import build_from_weights, save_weights
 from sfda_export.options import Options

@@ -23,11 +23,11 @@ from sfda_engine.config.schema import Config, MethodConfig, RunConfig, TargetCon
 from sfda_engine.method.steps import Networks, Updates, adaptation_step
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.discriminator import PatchDiscriminator
-from sfda_engine.models.generator import Generator
+from sfda_engine.models.generator import LATENT_DIM, Generator
 from sfda_engine.models.norms import reestimate_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.run_folder.start import Start
-from sfda_engine.training.loop import LATENT, Trainer
 
 Provider = Literal["naive", "engine", "engine, shared forward"]
 Precision = Literal["no", "bf16"]
@@ -112,7 +112,7 @@ def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Ten
     networks = Networks(
         source=source.requires_grad_(False),
         student=student.eval(),
-        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT, width=method.generator_width),
+        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT_DIM, width=method.generator_width),
         discriminator=PatchDiscriminator(CLASSES, method.patch_grid**2),
     )
     for network in (networks.source, networks.student, networks.generator, networks.discriminator):
@@ -127,7 +127,7 @@ def prepare(setting: Setting) -> Prepared:
     draws = torch.Generator().manual_seed(1)
 
     def latents() -> list[Tensor]:
-        return [torch.randn(setting.batch, LATENT, generator=draws).to(device()) for _ in range(2)]
+        return [torch.randn(setting.batch, LATENT_DIM, generator=draws).to(device()) for _ in range(2)]
 
     if setting.provider == "naive":
         for layer in networks.student.modules():

@@ -1,34 +1,26 @@
 """Source-free domain adaptation of semantic segmentation (Liu, Zhang, Wang, CVPR 2021).
 
-The way of the data, in reading order; imports point upwards only:
-    errors, files, memory  the ways to fail, whole-or-nothing writing, memory taken
-    lock                   one process at a time in a run folder
-    distributed            several processes as one
-    config*, presets       what a run can be told, `config_loader` reads it
-    data                   frames in: classes, scenes, folders, published data sets, loaders
-    models                 segmenters, generator, discriminator, BatchNorm statistics, weights files
-    firewall               no label before the last step, source data never
-    attention, ranking     Eq. 8-10 and 13-14, on `sfda_kernels`
-    pseudo_labels          labels of target frames by the warm-started source, for self-training
-    views                  frames mirrored, resized, brighter, darker, and what a model says of them
-    losses                 one term of the paper a file
-    input_convention       which convention a network was trained with, and how far frames are from its statistics
-    label_free             what can be told of a model on frames without a label
-    warm_start             BatchNorm statistics on the target, mixed with the source's by a share chosen without labels
-    update                 descent on a loss: over processes, under fp16, accumulated
-    steps                  generator, discriminator and student step: the paper's stages as functions
-    self_training          batches of pseudo-labelled frames
-    synthetic_views, activation_checkpointing   what synthetic images show, less memory for the student
-    sealed, checkpoint, unchanged, start   what a run saves to go on from, and whether it is the same run that goes on
-    guard_signals, guard   the student watched without labels, and rolled back where it collapses
-    position, snapshots, metrics, progress, interrupts, trainer   the loop under Accelerate
-    selection              which weights a run ships, judged without a label
-    intake_findings, intake, intake_table   what source model and frames tell before a run
-    provenance             what it was made with
-    build, sliding, evaluate   from configuration to networks; the only reader of target labels
-    expectation            the source model's score beside the published one
-    results, manifest, report, finish   what a run leaves
-    adapt, train_source, inspect_source, certify   the commands
+The way of the data, in reading order; imports point upwards only, and within a folder as they like
+(tests/project/test_imports.py reads the order from here):
+    errors, files, exit_codes   the ways to fail and to end, whole-or-nothing writing
+    config        what a run can be told: schema, presets, checks, loader
+    recipes       the shipped runs, one YAML each
+    distributed   several processes as one: accelerator, collectives, interrupts, optimizer step
+    data          frames in: classes, images, folders, published data sets, procedural scenes, loaders
+    models        segmenters, norms, generator, discriminator, preprocessing, weights files
+    losses        one term of the paper a file
+    views         what a frame may be shown as, and what a model says of it
+    judge         without a label: scores, what ships (verdict), collapse while it runs
+    method        warm start, teacher, self-training, and the paper's three stages as functions (steps)
+    run_folder    create, lock, seal; checkpoint, start, resume
+    training      the one loop; position, snapshots, guard, metrics, progress
+    evaluation    the only reader of target labels
+    inspection    what source model and frames tell before a run
+    report        run folder -> HTML
+    audit         label firewall, manifest, certificate, provenance
+    pipelines     the stages of a run, strung together
+    adapt, evaluate, inspect, train_source, certify   the commands
+    cli           all of them as `sfda COMMAND`
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from sfda_engine.config.schema import Config, MethodConfig
 from sfda_engine.method.steps import uses_ipsm, uses_target_loss, uses_transfer
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.discriminator import PatchDiscriminator
-from sfda_engine.models.generator import Generator
-from sfda_engine.training.loop import LATENT
+from sfda_engine.models.generator import LATENT_DIM, Generator
 
 RESULTS = Path(__file__).parents[1] / "results"
 UTILIZATION = 0.10
@@ -57,9 +56,9 @@ def frame_flop(arch: str, classes: int, size: Size) -> tuple[float, float]:
 @cache
 def generator_flop(size: Size, width: int) -> tuple[float, float]:
     """The same of one synthetic image of the generator."""
-    generator = Generator(size[::-1], latent_dim=LATENT, width=width).eval()
+    generator = Generator(size[::-1], latent_dim=LATENT_DIM, width=width).eval()
     with FlopCounterMode(display=False) as counter:
-        images = generator(torch.zeros(1, LATENT))
+        images = generator(torch.zeros(1, LATENT_DIM))
         forward = counter.get_total_flops()
         images.sum().backward()
     return forward, counter.get_total_flops()

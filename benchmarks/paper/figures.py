@@ -22,7 +22,7 @@ from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.files import whole_file
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
-from sfda_engine.pipelines.build import load_segmenter
+from sfda_engine.pipelines.networks import load_segmenter
 
 FRAMES = 4
 WITHOUT = {"BNS+DAD": "", "BNS": ", without DAD", "DAD": ", without BNS"}

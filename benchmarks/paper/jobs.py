@@ -16,10 +16,10 @@ from sfda_engine.config.loader import load_config, resolve_weights
 from sfda_engine.config.schema import Config, SourceConfig, TargetConfig
 from sfda_engine.data.datasets import LAYOUTS, SCENE_FRAMES, target_paths
 from sfda_engine.data.published.layout import pairs_of
+from sfda_engine.distributed.accelerator import precision
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
-from sfda_engine.pipelines.build import precision
-from sfda_engine.training.position import total_steps
+from sfda_engine.pipelines.steps import total_steps
 
 NO_CAMVID = "domain camvid needs --camvid-root DIR, the folder that holds day_train/, day_val/ and dusk/"
 
@@ -259,7 +259,7 @@ def _pair(size: tuple[int, int]) -> str:
 
 def precision_of(config: Config) -> str:
     """fp32, bf16 or fp16."""
-    chosen = precision(config)
+    chosen = precision(config.run.mixed_precision)
     return "fp32" if chosen == "no" else chosen
 
 

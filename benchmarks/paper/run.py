@@ -26,15 +26,18 @@ from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from benchmarks.peers.source_only import source_only
 from benchmarks.peers.target import Method, Target
 from benchmarks.row import commit, device_name, versions
-from sfda_engine.adapt import make_trainer
 from sfda_engine.config.loader import save_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source
-from sfda_engine.evaluate import as_json, evaluate_images
+from sfda_engine.evaluation.scores import as_json
+from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.files import whole_file, write_json
 from sfda_engine.method.steps import uses_transfer
 from sfda_engine.models.weights import WeightsInfo, save_weights
-from sfda_engine.pipelines.memory import peak_memory_mb
+from sfda_engine.pipelines.cost import peak_memory_mb
+from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.pipelines.preparation import prepare
+from sfda_engine.pipelines.training import make_trainer
 from sfda_engine.train_source import train_source
 
 SCORE = "score.json"
@@ -110,13 +113,16 @@ def tidy(folder: Path) -> None:
 def adapt_engine(config: Config, source: nn.Module, info: WeightsInfo, target: Target, folder: Path) -> Adapted:
     """The engine's trainer, from its newest checkpoint where it was stopped."""
     since = time.perf_counter()
-    trainer = make_trainer(config, target.accelerator, source, info, target.images, folder)
+    inputs = Inputs(config, target.accelerator, source, info, target.images, folder)
+    trainer = make_trainer(inputs, prepare(inputs))
     prepared = time.perf_counter() - since
     trainer.run()
     student = target.accelerator.unwrap_model(trainer.networks.student)
     trainer.finish_statistics(student)
     samples = trainer.synthesize(SAMPLES) if uses_transfer(config.method) else None
-    return Adapted(student, trainer.position.adaptation, prepared + trainer.position.seconds, synthetic=samples)
+    return Adapted(
+        student, trainer.loop.position.done("adaptation"), prepared + trainer.loop.position.seconds, synthetic=samples
+    )
 
 
 def adapt_peer(run: Run, source: nn.Module, info: WeightsInfo, target: Target, options: Options) -> Adapted:

@@ -14,10 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.peers.target import Target, engine_config
-from sfda_engine.adapt import make_trainer
+from benchmarks.peers.target import Target
 from sfda_engine.config.loader import load_config
+from sfda_engine.config.schema import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
 from sfda_engine.method.warm_start import estimate_on_target
+from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.pipelines.preparation import prepare
+from sfda_engine.pipelines.training import Trainer, make_trainer
 
 WITHOUT_EXTRAS: dict[str, Any] = {
     "pseudo_label_weight": 0.0,
@@ -56,8 +59,10 @@ def sfda_statistics(network: nn.Module, target: Target) -> Iterator[nn.Module]:
         copy.deepcopy(network),
         target.preprocess,
         target.images,
-        engine_config(target, method),
-        target.accelerator,
+        size=target.size,
+        batch_size=target.batch_size,
+        seed=target.seed,
+        device=target.accelerator.device,
         passes=method.bn_warm_start_passes,
         share=method.bn_source_share,
     )
@@ -88,8 +93,8 @@ def run_engine(
     warmup = shipped.method.warmup_steps * target.steps // shipped.run.steps
     method = dataclasses.replace(shipped.method, warmup_steps=warmup, **overrides)
     config = engine_config(target, method)
-    trainer = make_trainer(config, target.accelerator, network, target.info, target.images, None)
-    for index, (batch,) in trainer.batches("warmup", 0, trainer.warmup_steps):
+    trainer = engine_trainer(config, network, target)
+    for index, (batch,) in trainer.batches("generator_warmup", 0, trainer.warmup_steps):
         trainer.warm_up_on(index, batch)
     for index, (batch,) in trainer.batches("adaptation", 0, trainer.steps):
         trainer.adapt_on(index, batch)
@@ -97,3 +102,19 @@ def run_engine(
         if index + 1 == trainer.steps:
             trainer.finish_statistics(trainer.networks.student)
         yield trainer.networks.student
+
+
+def engine_trainer(config: Config, network: nn.Module, target: Target) -> Trainer:
+    """The engine's trainer of `network`, prepared, before its first step; nothing is written."""
+    inputs = Inputs(config, target.accelerator, network, target.info, target.images, None)
+    return make_trainer(inputs, prepare(inputs))
+
+
+def engine_config(target: Target, method: MethodConfig) -> Config:
+    """The configuration under which the engine itself would run on this target."""
+    return Config(
+        run=RunConfig(seed=target.seed, steps=target.steps, log_with="none"),
+        model=ModelConfig(weights=target.weights, exposure=target.info.exposure),
+        target=TargetConfig(size=target.size, batch_size=target.batch_size),
+        method=method,
+    )

@@ -18,17 +18,17 @@ from benchmarks.peers.source_driven import SOURCE_DRIVEN, SourceMethod
 from benchmarks.peers.source_driven.source import LabelledSource
 from benchmarks.peers.target import Method, Target, warm_start
 from benchmarks.row import commit, device_name, versions
-from sfda_engine.adapt import describe_adapted
 from sfda_engine.config.loader import resolve_weights
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source, open_target
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import evaluate_images
+from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.models.norms import require_batch_norm
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.pipelines.build import load_segmenter, make_accelerator
-from sfda_engine.pipelines.memory import peak_memory_mb
+from sfda_engine.pipelines.cost import peak_memory_mb
+from sfda_engine.pipelines.inputs import Inputs, accelerator_for
+from sfda_engine.pipelines.networks import load_segmenter
 
 SNAPSHOTS = 4
 """Networks that are scored: at each quarter of the steps, the last among them."""
@@ -49,12 +49,13 @@ class Adapted:
 
 def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, WeightsInfo, Target]:
     """The source network, what its file says, and all that a method may know of the target."""
-    accelerator = make_accelerator(config, None)
+    accelerator = accelerator_for(config, None)
     source, info = load_segmenter(config.model)
     require_batch_norm(source, f"model.arch {info.arch}")
-    adapted_info = describe_adapted(info, config)
+    images = open_target(config.target)
+    adapted_info = Inputs(config, accelerator, source, info, images, None).adapted_info
     target = Target(
-        images=open_target(config.target),
+        images=images,
         preprocess=Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device),
         info=adapted_info,
         weights=str(resolve_weights(config.model.weights)),

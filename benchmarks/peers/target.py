@@ -19,7 +19,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 from torch.utils.data import DataLoader, Dataset
 
-from sfda_engine.config.schema import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
+from sfda_engine.config.schema import MethodConfig
 from sfda_engine.data.loaders import TargetFrames, TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.optimizer_step import make_update
@@ -59,22 +59,20 @@ class Target:
 Method = Callable[[nn.Module, Target], Iterator[nn.Module]]
 
 
-def engine_config(target: Target, method: MethodConfig) -> Config:
-    """The configuration under which the engine itself would run on this target."""
-    return Config(
-        run=RunConfig(seed=target.seed, steps=target.steps, log_with="none"),
-        model=ModelConfig(weights=target.weights, exposure=target.info.exposure),
-        target=TargetConfig(size=target.size, batch_size=target.batch_size),
-        method=method,
-    )
-
-
 def warm_start(network: nn.Module, target: Target) -> None:
     """The engine's BN warm start, and its momentum for what follows: where every descending method begins."""
     method = MethodConfig()
-    config, passes = engine_config(target, method), method.bn_warm_start_passes
     estimate_on_target(
-        network, network, target.preprocess, target.images, config, target.accelerator, passes=passes, share=0.0
+        network,
+        network,
+        target.preprocess,
+        target.images,
+        size=target.size,
+        batch_size=target.batch_size,
+        seed=target.seed,
+        device=target.accelerator.device,
+        passes=method.bn_warm_start_passes,
+        share=0.0,
     )
     set_momentum(network, method.bn_momentum)
     network.to(memory_format=torch.channels_last)  # faster convolutions, as the engine's trainer has them

@@ -23,7 +23,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from sfda_engine.errors import ExportError
-from sfda_engine.evaluate import scores_of
+from sfda_engine.evaluation.scores import scores_of
 from sfda_export.reference import Frames, Reference
 from sfda_runtime.card import IGNORE
 

@@ -14,7 +14,7 @@ from sfda_engine.config.loader import load_config, resolve_weights
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import WeightsInfo, sha256_of
-from sfda_engine.pipelines.build import load_segmenter
+from sfda_engine.pipelines.networks import load_segmenter
 from sfda_engine.report.reading import read_run
 from sfda_export.unpool import size_multiple
 from sfda_runtime.card import IGNORE, Card, Precision

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfda_engine.data.images import resize
 from sfda_engine.data.readers import LabelledImages
-from sfda_engine.evaluate import scores_of
+from sfda_engine.evaluation.scores import scores_of
 from sfda_export.parity import ParityError, confusion_of, open_session, run, top_margin
 from sfda_export.reference import Frames, Reference
 

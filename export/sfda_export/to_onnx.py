@@ -23,7 +23,7 @@ from sfda_engine.config.schema import Config
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry
-from sfda_engine.pipelines.build import check_forward
+from sfda_engine.models.segmenter import check_forward
 from sfda_export import frames as trial
 from sfda_export.adaptive_parity import add_adaptive
 from sfda_export.bundle import check_output, new_bundle, write_golden, write_manifest

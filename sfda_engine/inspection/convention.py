@@ -17,14 +17,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sfda_engine.losses.bn_statistics import LayerStatistics, record_statistics
+from sfda_engine.losses.bn_statistics import LayerStatistics, layer_distance, pool, record_statistics
 from sfda_engine.models.norms import batch_norm_layers, reestimate_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
 
 Order = Literal["rgb", "bgr"]
 Triple = tuple[float, float, float]
 
-EPSILON = 1e-5
 BATCH = 8
 
 # Mean and std of red, green and blue, and the value of white.
@@ -57,15 +56,6 @@ class ConventionFits:
     """Other conventions in each channel order, nearest first."""
 
 
-def layer_distance(layer: LayerStatistics) -> Tensor:
-    """How far a batch is from the source at one BatchNorm layer: squared, normalized differences of the means plus
-    squared log-ratios of the deviations, mean over channels; scalar, 0 where the statistics are equal."""
-    spread = layer.running_variance + EPSILON
-    means = (layer.mean - layer.running_mean).square() / spread
-    deviations = (0.5 * ((layer.variance + EPSILON) / spread).log()).square()
-    return (means + deviations).mean()
-
-
 @torch.no_grad()
 def source_distance(model: nn.Module, inputs: Iterable[Tensor]) -> float:
     """Mean over BatchNorm layers of `layer_distance`; `inputs` are normalized batches (B, 3, H, W) of one size."""
@@ -75,13 +65,6 @@ def source_distance(model: nn.Module, inputs: Iterable[Tensor]) -> float:
             model(images)
         passes.append(layers)
     return torch.stack([layer_distance(pool(list(same))) for same in zip(*passes, strict=True)]).mean().item()
-
-
-def pool(batches: list[LayerStatistics]) -> LayerStatistics:
-    """Statistics of all batches together from those of each, which are equally large."""
-    means = torch.stack([batch.mean for batch in batches])
-    variance = torch.stack([batch.variance for batch in batches]).mean(0) + means.var(0, correction=0)
-    return batches[0]._replace(mean=means.mean(0), variance=variance)
 
 
 class _Reached(Exception):

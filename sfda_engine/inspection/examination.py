@@ -9,7 +9,6 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 
-from sfda_engine.config.schema import ModelConfig
 from sfda_engine.data.frame_sample import FrameSample, read_sample
 from sfda_engine.data.readers import Images
 from sfda_engine.errors import UserError
@@ -97,9 +96,9 @@ def examination_device() -> torch.device:
     return torch.device("cpu")
 
 
-def exposure_of(info: WeightsInfo, config: ModelConfig) -> Exposure:
-    """Exposure is corrected where the source or the configuration asks for it."""
-    return "gamma" if "gamma" in (config.exposure, info.exposure) else "none"
+def exposure_of(info: WeightsInfo, stated: Exposure) -> Exposure:
+    """Exposure is corrected where the source or the configuration asks for it (`stated`)."""
+    return "gamma" if "gamma" in (stated, info.exposure) else "none"
 
 
 def heed(intake: Intake, *, refuse: bool) -> list[str]:

@@ -14,13 +14,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from sfda_engine.config.schema import TargetConfig
 from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.images import resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import process_index, processes, total
-from sfda_engine.inspection.convention import layer_distance
-from sfda_engine.losses.bn_statistics import LayerStatistics
+from sfda_engine.losses.bn_statistics import LayerStatistics, layer_distance
 from sfda_engine.models.norms import batch_norm_layers
 
 FRAMES = 16
@@ -153,10 +151,15 @@ class Probe:
 
 
 def make_probe(
-    student: nn.Module, target: Images, config: TargetConfig, preprocess: Callable[[Tensor], Tensor]
+    student: nn.Module,
+    target: Images,
+    preprocess: Callable[[Tensor], Tensor],
+    *,
+    size: tuple[int, int],
+    batch_size: int,
 ) -> Probe:
-    """The probe of a student as it starts, on this process's share of evenly spaced target frames."""
-    return Probe(student, probe_frames(target, config.size), preprocess, config.batch_size // processes())
+    """The probe of a student as it starts, on this process's share of evenly spaced target frames at `size` (w, h)."""
+    return Probe(student, probe_frames(target, size), preprocess, batch_size // processes())
 
 
 def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -21,8 +21,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.readers import Images
-from sfda_engine.inspection.convention import layer_distance, pool
-from sfda_engine.losses.bn_statistics import LayerStatistics, record_statistics
+from sfda_engine.losses.bn_statistics import LayerStatistics, layer_distance, pool, record_statistics
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import Size
 from sfda_engine.views.augmented import VIEWS, batches, entropy, view_probabilities

@@ -5,17 +5,15 @@ What the rule rests on, and how often it is right: docs/label_free.md.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from sfda_engine.distributed.collectives import decided_by_main
-from sfda_engine.judge.scores import refer, sample_frames, score
+from sfda_engine.judge.scores import refer, score
 from sfda_engine.models.preprocess import Exposure, Preprocess
-from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.training.loop import Trainer
 
 OVERLAP = 0.65
 """Least mean IoU with the labels of the BN warm start: below it, classes have vanished."""
@@ -86,31 +84,27 @@ def decide(scores: Mapping[str, Scores]) -> tuple[str, str]:
     return kept, basis
 
 
-def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgement:
-    """Score all snapshots, the BN warm start and the source on a sample of the target frames; all processes do.
+def judge(
+    source: nn.Module,
+    warm_start: nn.Module,
+    snapshots: Mapping[int, nn.Module],
+    *,
+    as_source: Preprocess,
+    preprocess: Preprocess,
+    frames: Sequence[Image],
+    size: tuple[int, int],
+) -> Judgement:
+    """Score the source (by `as_source`), the BN warm start and the student by adaptation step (by `preprocess`) on RGB
+    frames seen at `size` (width, height), and decide; all processes do.
 
-    `warm_start` is the student as it began, `info` the source's own. Each snapshot is judged as it would ship, with BN
-    statistics estimated on the target by its own weights; the trainer's student, the last of them, has them already.
+    Each network is judged as it would ship, in eval mode.
     """
-    size, preprocess, source = trainer.config.target.size, trainer.preprocess, trainer.networks.source
-    as_source = Preprocess(info.normalization, info.exposure).to(trainer.accelerator.device)
-    frames = sample_frames(trainer.target)
+    networks = {"source": source, "bn_warm_start": warm_start, **{str(step): one for step, one in snapshots.items()}}
     references = {"bn_warm_start": refer(warm_start, preprocess, frames, size)}
-    weights = {"source": source.state_dict(), "bn_warm_start": warm_start.state_dict()}
     scores = {
-        "source": score(source, as_source, frames, size, references),
-        "bn_warm_start": score(warm_start, preprocess, frames, size, references),
+        name: score(network, as_source if network is source else preprocess, frames, size, references)
+        for name, network in networks.items()
     }
-    last, snapshots = trainer.position.adaptation, {}
-    for step, state in trainer.snapshots.taken.items():
-        if step != last:
-            snapshots[step] = copy.deepcopy(warm_start)
-            snapshots[step].load_state_dict(state)
-            trainer.finish_statistics(snapshots[step])
-    snapshots[last] = trainer.accelerator.unwrap_model(trainer.networks.student)
-    for step, network in snapshots.items():
-        weights[str(step)] = network.state_dict()
-        scores[str(step)] = score(network, preprocess, frames, size, references)
     name, basis = decided_by_main(lambda: decide(scores))
     kept = name in ("source", "bn_warm_start")
     return Judgement(
@@ -118,6 +112,6 @@ def judge(trainer: Trainer, warm_start: nn.Module, info: WeightsInfo) -> Judgeme
         basis=basis,
         step=None if kept else int(name),
         scores=scores,
-        weights=weights[name],
+        weights=networks[name].state_dict(),
         exposure=(as_source if name == "source" else preprocess).exposure,
     )

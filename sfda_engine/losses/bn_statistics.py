@@ -12,6 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfda_engine.models.norms import batch_moments, batch_norm_layers
 
+EPSILON = 1e-5
+"""Added to variances before their ratio is taken."""
+
 
 class LayerStatistics(NamedTuple):
     """Mean and biased variance of a batch at the input of one BatchNorm layer, and the stored ones; each (C,)."""
@@ -62,3 +65,19 @@ def bns_loss(layers: list[LayerStatistics], *, norm: Literal["mean_l2", "sum_squ
     if norm == "sum_squares":
         return torch.stack([difference.square().sum() for difference in differences]).sum()
     return torch.stack([difference.norm() for difference in differences]).sum() / len(layers)
+
+
+def layer_distance(layer: LayerStatistics) -> Tensor:
+    """How far a batch is from the source at one BatchNorm layer: squared, normalized differences of the means plus
+    squared log-ratios of the deviations, mean over channels; scalar, 0 where the statistics are equal."""
+    spread = layer.running_variance + EPSILON
+    means = (layer.mean - layer.running_mean).square() / spread
+    deviations = (0.5 * ((layer.variance + EPSILON) / spread).log()).square()
+    return (means + deviations).mean()
+
+
+def pool(batches: list[LayerStatistics]) -> LayerStatistics:
+    """Statistics of all batches together from those of each, which are equally large."""
+    means = torch.stack([batch.mean for batch in batches])
+    variance = torch.stack([batch.variance for batch in batches]).mean(0) + means.var(0, correction=0)
+    return batches[0]._replace(mean=means.mean(0), variance=variance)

@@ -8,49 +8,54 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from sfda_engine.config.schema import Config
 from sfda_engine.data.class_mix import class_mix
 from sfda_engine.data.loaders import TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.distributed.collectives import gather, own_share
 from sfda_engine.method.steps import SelfTraining
 from sfda_engine.method.teacher import PseudoLabelled
+from sfda_engine.models.segmenter import Size
 
 JITTER = 0.2
 CLASS_MIX_SHARE = 0.5
 
 
 def self_training_batches(
-    config: Config,
     accelerator: Accelerator,
     preprocess: nn.Module,
     frames: PseudoLabelled,
     *,
+    size: Size,
+    crop: Size | None,
+    flip: bool,
+    zoom: float,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
     start: int,
     stop: int,
 ) -> Iterator[SelfTraining]:
     """The batches of draws `start` to `stop`, a function of the seed alone: random zoom, flip, color jitter, and every
     other batch mixed by class. A plain student learns little from labels that its own like has made; a student that
     sees the frames harder than the teacher did learns more (FixMatch, Sohn et al. 2020)."""
-    target, method = config.target, config.method
-    seed = mix_seeds(config.run.seed, 4)
+    seed = mix_seeds(seed, 4)
     augmented = TrainingFrames(
         frames,
-        size=target.size,
-        scale=(1.0, max(method.pseudo_label_scales)),
-        flip=target.augment,
+        size=size,
+        scale=(1.0, zoom),
+        flip=flip,
         jitter=JITTER,
         seed=seed,
-        crop=target.crop,
+        crop=crop,
     )
     loader = accelerator.prepare(
         draw_loader(
             augmented,
             len(frames),
-            batch_size=target.batch_size,
+            batch_size=batch_size,
             seed=seed,
             start=start,
             stop=stop,
-            num_workers=target.num_workers,
+            num_workers=num_workers,
         )
     )
     for draw, batch in enumerate(loader, start):

@@ -7,16 +7,16 @@ from __future__ import annotations
 import copy
 import itertools
 
-from accelerate import Accelerator
+import torch
 from torch import nn
 
-from sfda_engine.config.schema import Config
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.judge.scores import sample_frames, score
 from sfda_engine.models.norms import mix_statistics, reestimate_statistics
 from sfda_engine.models.preprocess import Preprocess
+from sfda_engine.models.segmenter import Size
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -26,29 +26,30 @@ def estimate_on_target(
     source: nn.Module,
     preprocess: Preprocess,
     target: Images,
-    config: Config,
-    accelerator: Accelerator,
     *,
+    size: Size,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
     passes: int,
     share: float | None,
 ) -> float:
     """Replace the BN statistics of `student` by those of `passes` passes over the target frames, mixed with `source`'s.
 
     Returns `share` (0..1) of `source`, the chosen one where that is None. All processes do the same on the same frames.
-    Both networks end on the accelerator's device, `student` in eval mode.
+    Both networks end on `device`, `student` in eval mode.
     """
-    size, batch = config.target.size, config.target.batch_size
     loader = draw_loader(
-        TargetFrames(target, size=size, flip=False, seed=config.run.seed),
+        TargetFrames(target, size=size, flip=False, seed=seed),
         len(target),
-        batch_size=batch,
-        seed=config.run.seed,
+        batch_size=batch_size,
+        seed=seed,
         start=0,
-        stop=max(1, passes * len(target) // batch),
+        stop=max(1, passes * len(target) // batch_size),
     )
-    student.to(accelerator.device).eval()
-    source.to(accelerator.device)
-    reestimate_statistics(student, (preprocess(item["image"].to(accelerator.device)) for item in loader))
+    student.to(device).eval()
+    source.to(device)
+    reestimate_statistics(student, (preprocess(item["image"].to(device)) for item in loader))
     if share is None:
         chosen = choose_share(student, source, preprocess, target, size)  # by all: scores gather statistics
         share = decided_by_main(lambda: chosen)

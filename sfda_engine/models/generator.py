@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+LATENT_DIM = 256
 MIN_UPSAMPLINGS = 3
 MAX_START = 12
 
@@ -65,7 +66,7 @@ class Generator(nn.Module):
     of the frame of `size`, for which the grid is cut (the same pixels as in the whole, for the cost of the window).
     """
 
-    def __init__(self, size: tuple[int, int], latent_dim: int = 256, width: int = 64) -> None:
+    def __init__(self, size: tuple[int, int], latent_dim: int = LATENT_DIM, width: int = 64) -> None:
         super().__init__()
         if min(size) < 8:
             raise ValueError(f"synthetic size {size} (h, w) must be at least 8 x 8")

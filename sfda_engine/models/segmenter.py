@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sfda_engine.errors import UserError
 
 ALIGNMENT = 32
 """Parts of an image that begin on multiples of this many pixels begin on whole cells of every network's outputs."""
@@ -51,3 +54,16 @@ def scaled_size(size: Size, scale: float, alignment: int = 1) -> Size:
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (B, K, h, w) logits to (B, K, H, W), `size` = (H, W): bilinear, corners not aligned."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def check_forward(model: nn.Module, size: tuple[int, int]) -> None:
+    """Run a model (put in eval mode) on one empty frame of `size` (width, height), before anything is written.
+
+    Raises UserError where it fails, as a user module may.
+    """
+    try:
+        model.eval()(torch.zeros(1, 3, size[1], size[0]))
+    except (RuntimeError, ValueError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"the network fails on a frame of {size[0]}x{size[1]} ({first}); try another size") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 
 import torch
@@ -11,19 +13,24 @@ from rich.table import Table
 from torch import nn
 
 from sfda_engine.config.schema import Config
-from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.pipelines.memory import peak_memory_mb
-from sfda_engine.training.loop import Trainer
+from sfda_engine.inspection.table import print_intake
+from sfda_engine.pipelines.inputs import Inputs, Opened, accelerator_for
+from sfda_engine.pipelines.preparation import prepare
+from sfda_engine.pipelines.training import Trainer, make_trainer
 
 
-def print_plan(config: Config, trainer: Trainer, info: WeightsInfo, preparation: float) -> None:
-    """Print the plan of a run; time and memory come from two real steps on its own data.
-
-    preparation: seconds that BN warm start and pseudo-labels took.
-    """
+def print_plan(config: Config, opened: Opened) -> None:
+    """Print the examination and the plan of a run; time and memory come from two real steps on its own data."""
+    inputs = Inputs(config, accelerator_for(config, None), opened.source, opened.info, opened.target, None)
+    if inputs.accelerator.is_main_process:
+        print_intake(opened.intake, opened.info, Console())
+    since = time.perf_counter()
+    trainer = make_trainer(inputs, prepare(inputs))
+    preparation = time.perf_counter() - since
     seconds = seconds_per_step(trainer)
-    if not trainer.accelerator.is_main_process:
+    if not inputs.accelerator.is_main_process:
         return
+    info = opened.info
     total = trainer.steps + trainer.warmup_steps
     method, target = config.method, config.target
     rows = {
@@ -64,3 +71,11 @@ def seconds_per_step(trainer: Trainer) -> float:
 
 def millions(module: nn.Module) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory: of the allocator on a GPU, resident size of the process on a CPU; MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

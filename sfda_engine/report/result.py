@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Any
 
 from sfda_engine.config.schema import Config
-from sfda_engine.evaluate import Evaluation
 from sfda_engine.evaluation.expectation import expectation
+from sfda_engine.evaluation.scores import Evaluation
 from sfda_engine.judge.verdict import Judgement
 from sfda_engine.models.weights import WeightsInfo
 

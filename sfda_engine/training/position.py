@@ -1,44 +1,31 @@
-"""Where a run stands, and how many steps it has."""
+"""Where a run stands: steps done by phase, and seconds."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from sfda_engine.config.schema import Config
-from sfda_engine.method.steps import uses_transfer
+PhaseName = Literal["source", "generator_warmup", "adaptation"]
+"""As metrics.jsonl calls the phases."""
 
 
 @dataclass
 class Position:
-    """Steps done and seconds spent; part of every checkpoint."""
+    """Steps done by phase and seconds spent; part of every checkpoint."""
 
-    warmup: int = 0
-    adaptation: int = 0
+    steps: dict[PhaseName, int] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def done(self, phase: PhaseName) -> int:
+        return self.steps.get(phase, 0)
 
     @property
     def total(self) -> int:
-        return self.warmup + self.adaptation
+        """Of all phases."""
+        return sum(self.steps.values())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"warmup": self.warmup, "adaptation": self.adaptation, "seconds": self.seconds}
+        return {"steps": dict(self.steps), "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.warmup, self.adaptation, self.seconds = state["warmup"], state["adaptation"], state["seconds"]
-
-
-def total_steps(config: Config, frames: int) -> int:
-    """Adaptation steps: `run.steps`, or as many as `run.epochs` passes over the frames need."""
-    if config.run.epochs is None:
-        assert config.run.steps is not None
-        return config.run.steps
-    per_step = config.target.batch_size * config.run.gradient_accumulation
-    return max(1, math.ceil(config.run.epochs * frames / per_step))
-
-
-def warmup_steps(config: Config) -> int:
-    """Generator warm-up steps: none without a generator, none against a student that knows nothing yet."""
-    method = config.method
-    return method.warmup_steps if uses_transfer(method) and method.student_init == "source" else 0
+        self.steps, self.seconds = dict(state["steps"]), state["seconds"]

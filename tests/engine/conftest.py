@@ -19,16 +19,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfda_engine.adapt import make_trainer
 from sfda_engine.config.loader import load_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_target
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.method import steps
-from sfda_engine.pipelines import finish
-from sfda_engine.pipelines.build import load_segmenter, make_accelerator
+from sfda_engine.pipelines import reporting
+from sfda_engine.pipelines.inputs import Inputs, accelerator_for
+from sfda_engine.pipelines.networks import load_segmenter
+from sfda_engine.pipelines.preparation import prepare
+from sfda_engine.pipelines.training import Trainer, make_trainer
 from sfda_engine.train_source import train_source
-from sfda_engine.training.loop import Trainer
 
 ROOT = Path(__file__).parents[2]
 SIZE = (32, 32)
@@ -159,8 +160,8 @@ def tiny(tiny_yaml: Path, tmp_path: Path) -> Callable[..., Config]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapt without figures and report, which cost more than a tiny run itself."""
     for name in ("save_panels", "save_synthetic_panels"):
-        monkeypatch.setattr(finish, name, lambda *arguments: None)
-    monkeypatch.setattr(finish, "write_report", lambda folder: (folder / "report.html").touch())
+        monkeypatch.setattr(reporting, name, lambda *arguments: None)
+    monkeypatch.setattr(reporting, "write_report", lambda folder: (folder / "report.html").touch())
 
 
 @pytest.fixture
@@ -172,8 +173,9 @@ def trainer(tiny: Callable[..., Config], tmp_path: Path) -> Callable[..., Traine
         if path is not None:
             path.mkdir()
         source, info = load_segmenter(config.model)
-        accelerator = make_accelerator(config, path)
-        return make_trainer(config, accelerator, source, info, open_target(config.target), path)
+        accelerator = accelerator_for(config, path)
+        inputs = Inputs(config, accelerator, source, info, open_target(config.target), path)
+        return make_trainer(inputs, prepare(inputs))
 
     return build
 

@@ -22,7 +22,7 @@ from sfda_engine.inspection.findings import Finding, Severity
 from sfda_engine.inspection.table import print_intake
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.weights import WeightsInfo, save_weights
-from sfda_engine.pipelines.build import load_segmenter
+from sfda_engine.pipelines.networks import load_segmenter
 
 # settings that keep the two measured steps small
 SMALL = ["--target.size", "[32, 32]", "--target.batch_size", "2", "--method.synthetic_size", "[16, 16]"]

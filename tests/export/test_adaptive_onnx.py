@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sfda_engine.data.scenes.render import render_scene
-from sfda_engine.evaluate import scores_of
+from sfda_engine.evaluation.scores import scores_of
 from sfda_engine.exit_codes import exit_code
 from sfda_export import adaptive_parity, to_onnx
 from sfda_export.adaptive_parity import gate_adaptive

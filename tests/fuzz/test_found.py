@@ -18,9 +18,9 @@ from sfda_engine.data.images import MAX_PIXELS, ends_well
 from sfda_engine.errors import UserError
 from sfda_engine.method.teacher import load_labels
 from sfda_engine.models.weights import WeightsInfo, parse_info
-from sfda_engine.pipelines import build
 from sfda_engine.report.reading import read_run
 from sfda_engine.report.summary import GRAY, legend
+from sfda_engine.run_folder import create
 from sfda_engine.run_folder.sealed import damage
 from sfda_engine.training.metrics import Metrics
 from sfda_runtime import card
@@ -143,7 +143,7 @@ def test_a_folder_made_in_vain_goes_again(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     for folder in (kept, tmp_path / "made"):
-        with pytest.raises(UserError), build.new_folder(folder):
+        with pytest.raises(UserError), create.new_folder(folder):
             raise UserError("bad labels")
     assert os.listdir(tmp_path) == ["kept"]
 

@@ -18,7 +18,7 @@ from benchmarks.paper.tables import Job
 from sfda_engine.data.datasets import SCENE_FRAMES
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import exit_code
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.training import Trainer
 from tests.benchmarks.paper.conftest import TRIAL, command
 
 Calls = Callable[[], list[str]]
@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
 
     def stops(self: Trainer, index: int, batch: Any) -> Any:
         made.append(index)
-        self.interrupts.requested = len(made) == 1
+        self.loop.interrupts.requested = len(made) == 1
         return step(self, index, batch)
 
     monkeypatch.setattr(Trainer, "adapt_on", stops)

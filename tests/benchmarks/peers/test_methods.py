@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import PEERS, engine, run
+from benchmarks.peers.engine import engine_config, engine_trainer
 from benchmarks.peers.labelling import class_thresholds, probabilities
 from benchmarks.peers.run import adapt, measure, open_domain, weights_of
 from benchmarks.peers.shot import freeze_classifier, label_by_centroids
-from benchmarks.peers.target import Target, engine_config, frames, warm_start
-from sfda_engine.adapt import make_trainer
+from benchmarks.peers.target import Target, frames, warm_start
 from sfda_engine.config.loader import load_config
 from sfda_engine.config.schema import Config, MethodConfig
 from sfda_engine.models.norms import batch_norm_layers
@@ -70,9 +70,7 @@ def test_what_moves(name: str, opened: Opened) -> None:
 def test_frames_are_those_of_the_trainer(opened: Opened) -> None:
     source, target = opened(steps=3, seed=5)
     own = list(frames(target))
-    trainer = make_trainer(
-        engine_config(target, MethodConfig()), target.accelerator, source, target.info, target.images, None
-    )  # fmt: skip
+    trainer = engine_trainer(engine_config(target, MethodConfig()), source, target)
     theirs = [batch.images for _, (batch,) in trainer.batches("adaptation", 0, 3)]
     assert len(own) == 3
     assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=True))
@@ -85,9 +83,7 @@ def test_the_engines_row_is_its_trainers_run(opened: Opened) -> None:
     shipped = load_config("demo")
     assert (shipped.method.warmup_steps, shipped.run.steps) == (100, 120)
     method = load_config("demo", ["--method.warmup_steps", "5", "--method.guard", "false"]).method
-    trainer = make_trainer(
-        engine_config(target, method), target.accelerator, copy.deepcopy(source), target.info, target.images, None
-    )  # fmt: skip
+    trainer = engine_trainer(engine_config(target, method), copy.deepcopy(source), target)
     trainer.run()
     trainer.finish_statistics(trainer.networks.student)
     ran = trainer.networks.student.state_dict()

@@ -12,11 +12,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sfda_engine.adapt import main as adapt_main
-from sfda_engine.audit import provenance
+from sfda_engine.audit.certificate import holds
 from sfda_engine.audit.firewall import LOG
 from sfda_engine.audit.manifest import codes
 from sfda_engine.audit.provenance import record_frames
-from sfda_engine.certify import certify, holds, main
+from sfda_engine.certify import certify, main
 from sfda_engine.config.loader import load_config
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
@@ -24,7 +24,8 @@ from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.files import append_line
 from sfda_engine.models.weights import sha256_of
-from sfda_engine.report import write_report
+from sfda_engine.report.html import write_report
+from sfda_engine.report.summary import provenance
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from sfda_engine.data.published.layout import frames_of
 from sfda_engine.errors import FirewallError, UserError
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.files import append_line
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report.trust import firewall_sentence
-from sfda_engine.training.loop import Trainer
 from tests.engine.audit.opened_files import Watch
 from tests.engine.conftest import launcher
 from tests.engine.data.fabricate import fabricate

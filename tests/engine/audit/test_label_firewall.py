@@ -25,12 +25,12 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 
 from sfda_engine.adapt import main
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.training import Trainer
 true_run = Trainer.run
 def run(self):
     global done
     true_run(self)
-    assert self.position.adaptation == self.steps
+    assert self.loop.position.done("adaptation") == self.steps
     done = True
 Trainer.run = run
 log, *argv = sys.argv[1:]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.data import check as checker
+from sfda_engine.data.check import check as checker
 from sfda_engine.data.check import main, recognize
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.errors import UserError

@@ -24,7 +24,7 @@ from sfda_engine.losses.pseudo_label import pseudo_label_loss
 from sfda_engine.method.ranking import rank_target
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.norms import batch_norm_statistics, set_momentum, share_statistics
-from sfda_engine.train_source import segmentation_loss
+from sfda_engine.pipelines.source_training import segmentation_loss
 
 BATCH, CLASSES, GRID, SIZE = 4, 3, 2, (16, 20)
 SETTINGS = AttentionSettings(temperature=0.1, cosine=True)

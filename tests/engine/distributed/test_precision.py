@@ -15,8 +15,8 @@ from sfda_engine import adapt, evaluate
 from sfda_engine.config.schema import Config
 from sfda_engine.distributed.optimizer_step import make_update
 from sfda_engine.errors import UserError
-from sfda_engine.pipelines.build import make_accelerator
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.inputs import accelerator_for
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.training.metrics import read_metrics
 
 
@@ -42,7 +42,7 @@ def test_configuration_wins_over_the_launcher(
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if launched is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
-    assert make_accelerator(tiny("--run.mixed_precision", stated), None).mixed_precision == used
+    assert accelerator_for(tiny("--run.mixed_precision", stated), None).mixed_precision == used
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is allowed on a GPU")
@@ -82,6 +82,6 @@ def test_every_update_under_fp16_has_a_scaler_of_its_own(
 
 
 def test_accelerate_scales_nothing_itself(tiny: Callable[..., Config]) -> None:
-    accelerator = make_accelerator(tiny(), None)
+    accelerator = accelerator_for(tiny(), None)
     assert accelerator.scaler_handler is not None
     assert not accelerator.scaler_handler.enabled

@@ -22,11 +22,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from sfda_engine import evaluate
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
-from sfda_engine.evaluate import Evaluation, as_json, evaluate_images, main, print_scores, scores_of, scoring_failed
+from sfda_engine.evaluate import main
+from sfda_engine.evaluation.scores import Evaluation, as_json, print_scores, scores_of, scoring_failed
+from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.models.weights import WeightsInfo, build_from_weights, save_weights
-from sfda_engine.pipelines.build import make_accelerator
+from sfda_engine.pipelines.inputs import accelerator_for
 
 CLASSES = 4
 NAMES = ("road", "car", "sky", "pole")
@@ -72,7 +74,7 @@ class Lookup(nn.Module):
 def run(
     model: nn.Module, labels: list[np.ndarray], subset: tuple[str, ...] | None = None, *, as_deployed: bool = False
 ) -> Evaluation:
-    accelerator = make_accelerator(Config(), None)
+    accelerator = accelerator_for(Config(), None)
     return evaluate_images(model, INFO, Frames(labels), SIZE, accelerator, subset, as_deployed=as_deployed)
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
-from sfda_engine.evaluation.sliding_window import ALIGNMENT, Window, check_windows, spans, window_logits
-from sfda_engine.models.segmenter import SegmenterOutput
+from sfda_engine.evaluation.sliding_window import Window, check_windows, spans, window_logits
+from sfda_engine.models.segmenter import ALIGNMENT, SegmenterOutput
 
 
 class Small(nn.Module):

@@ -14,14 +14,13 @@ from sfda_engine.inspection.convention import (
     equivalent,
     first_layer_distance,
     fit_conventions,
-    layer_distance,
     normalized,
     other_conventions,
     reordered,
     source_distance,
     warm_entropy,
 )
-from sfda_engine.losses.bn_statistics import LayerStatistics, record_statistics
+from sfda_engine.losses.bn_statistics import LayerStatistics, layer_distance, record_statistics
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.norms import batch_norm_layers, reestimate_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess

@@ -28,7 +28,7 @@ from sfda_engine.models import ARCHITECTURES, build_segmenter
 from sfda_engine.models.norms import batch_norm_layers, reestimate_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.weights import WeightsInfo, read_weights, save_weights
-from sfda_engine.pipelines.build import load_segmenter
+from sfda_engine.pipelines.networks import load_segmenter
 
 SIZE = (128, 96)
 IMAGENET = Normalization()
@@ -218,9 +218,9 @@ def test_exposure_advice_follows_the_distances() -> None:
 
 def test_exposure_is_asked_for_by_source_or_configuration() -> None:
     info = WeightsInfo(arch="streetnet", num_classes=9)
-    assert exposure_of(info, ModelConfig()) == "none"
-    assert exposure_of(replace(info, exposure="gamma"), ModelConfig()) == "gamma"
-    assert exposure_of(info, ModelConfig(exposure="gamma")) == "gamma"
+    assert exposure_of(info, "none") == "none"
+    assert exposure_of(replace(info, exposure="gamma"), "none") == "gamma"
+    assert exposure_of(info, "gamma") == "gamma"
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from torch import nn
 
 from sfda_engine.adapt import main
 from sfda_engine.exit_codes import exit_code
+from sfda_engine.judge.scores import sample_frames
 from sfda_engine.judge.verdict import decide, judge
 from sfda_engine.models.weights import read_weights
-from sfda_engine.pipelines.build import load_segmenter
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.training import Trainer
 
 WARM = (0.05, 0.7, 1.0)
 FAR = (0.07, 0.5, 0.4)
@@ -52,10 +52,15 @@ def test_the_warm_start_itself_is_not_better_than_itself(trainer: Callable[..., 
     """Snapshots that have not moved: equal scores keep the warm start, and its weights to the bit."""
     run = trainer()
     warm = copy.deepcopy(run.networks.student)
-    _, info = load_segmenter(run.config.model)
-    run.snapshots.taken = {3: copy.deepcopy(warm.state_dict())}
-    run.position.adaptation = 3
-    judgement = judge(run, warm, info)
+    judgement = judge(
+        run.networks.source,
+        warm,
+        {3: copy.deepcopy(warm)},
+        as_source=run.preprocess,
+        preprocess=run.preprocess,
+        frames=sample_frames(run.target),
+        size=run.config.target.size,
+    )
     assert judgement.scores["3"] == judgement.scores["bn_warm_start"]
     assert judgement.verdict in ("keep_bn_warm_start", "keep_source")
     assert judgement.step is None

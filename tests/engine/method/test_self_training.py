@@ -10,21 +10,17 @@ import pytest
 import torch
 
 from sfda_engine.config.schema import MethodConfig
-from sfda_engine.method.self_training import self_training_batches
 from sfda_engine.method.steps import SelfTraining, adaptation_step, self_training_terms
 from sfda_engine.models.norms import batch_norm_layers
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.training import Trainer
 
 ON = ("--method.pseudo_label_weight", "1")
 
 
 def drawn(run: Trainer, start: int, stop: int) -> list[SelfTraining]:
-    assert run.start.pseudo_labelled is not None
-    return list(
-        self_training_batches(
-            run.config, run.accelerator, run.preprocess, run.start.pseudo_labelled, start=start, stop=stop
-        )
-    )
+    batches = list(run.self_training("adaptation", start, stop))
+    assert all(batch is not None for batch in batches)
+    return [batch for batch in batches if batch is not None]
 
 
 def test_batches_depend_on_seed_and_draw_alone(trainer: Callable[..., Trainer]) -> None:
@@ -43,7 +39,7 @@ def test_batches_depend_on_seed_and_draw_alone(trainer: Callable[..., Trainer]) 
 
 def test_only_adaptation_steps_are_given_pseudo_labels(trainer: Callable[..., Trainer]) -> None:
     run = trainer(*ON)
-    warmup = [batch for _, batches in run.batches("warmup", 0, 2) for batch in batches]
+    warmup = [batch for _, batches in run.batches("generator_warmup", 0, 2) for batch in batches]
     adaptation = [batch for _, batches in run.batches("adaptation", 0, 2) for batch in batches]
     assert [batch.self_training for batch in warmup] == [None, None]
     assert all(batch.self_training is not None for batch in adaptation)
@@ -90,10 +86,10 @@ def test_a_run_lowers_the_loss_on_its_pseudo_labels(trainer: Callable[..., Train
     # the toy moves a quarter of its pixels on the way, which the guard would stop
     run = trainer(*ON, "--run.steps", "40", "--method.lr", "0.05", "--run.log_every", "1", "--method.guard", "false")
     run.run()
-    assert run.metrics.path is not None
+    assert run.loop.metrics.path is not None
     losses = [
         float(line.split('"student/pseudo_label": ')[1].split(",")[0])
-        for line in run.metrics.path.read_text().splitlines()
+        for line in run.loop.metrics.path.read_text().splitlines()
         if "student/pseudo_label" in line
     ]
     assert len(losses) == 40

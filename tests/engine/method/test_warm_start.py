@@ -13,7 +13,7 @@ import sfda_engine.method.warm_start as warm_start
 from sfda_engine.data.datasets import SceneImages
 from sfda_engine.method.warm_start import SHARES, choose_share, estimate_on_target
 from sfda_engine.models.norms import batch_norm_layers
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.training import Trainer
 
 SIZE = (32, 32)
 RISING = [0.5, 0.51, 0.52, 0.53, 0.54, 0.55]
@@ -51,6 +51,23 @@ def test_the_share_rises_while_both_scores_say_so(
     assert float(next(iter(batch_norm_layers(student).values())).running_mean.abs().max()) == 0
 
 
+def estimated_by(run: Trainer, student: nn.Module, *, passes: int, share: float) -> float:
+    """`estimate_on_target` of a student under the settings of a run."""
+    target = run.config.target
+    return estimate_on_target(
+        student,
+        run.networks.source,
+        run.preprocess,
+        run.target,
+        size=target.size,
+        batch_size=target.batch_size,
+        seed=run.config.run.seed,
+        device=run.accelerator.device,
+        passes=passes,
+        share=share,
+    )
+
+
 def test_statistics_are_mixed_by_the_share_that_is_told(trainer: Callable[..., Trainer]) -> None:
     run = trainer()
 
@@ -58,9 +75,7 @@ def test_statistics_are_mixed_by_the_share_that_is_told(trainer: Callable[..., T
 
     def estimated(share: float) -> dict[str, torch.Tensor]:
         student = copy.deepcopy(source)
-        told = estimate_on_target(
-            student, source, run.preprocess, run.target, run.config, run.accelerator, passes=1, share=share
-        )
+        told = estimated_by(run, student, passes=1, share=share)
         assert told == share
         return {name: buffer for name, buffer in student.named_buffers() if "running" in name}
 
@@ -87,9 +102,9 @@ def test_a_run_begins_and_ends_with_its_share(trainer: Callable[..., Trainer]) -
     run = trainer("--method.bn_source_share", "0.3", "--method.bn_final_passes", "2", "--method.target_bn", "running")
     assert run.start.source_share == 0.3
     run.run()
-    left, source = copy.deepcopy(run.networks.student), run.networks.source
+    left = copy.deepcopy(run.networks.student)
     run.finish_statistics(run.networks.student)
-    estimate_on_target(left, source, run.preprocess, run.target, run.config, run.accelerator, passes=2, share=0.3)
+    estimated_by(run, left, passes=2, share=0.3)
     for name, value in run.networks.student.state_dict().items():
         torch.testing.assert_close(value, left.state_dict()[name])
 

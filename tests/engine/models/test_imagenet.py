@@ -19,7 +19,7 @@ from sfda_engine.models import ARCHITECTURES, build_segmenter
 from sfda_engine.models.backbone import ENCODERS, backbone_file, load_backbone
 from sfda_engine.models.lraspp import LRASPP
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.pipelines.build import fresh_segmenter
+from sfda_engine.pipelines.networks import fresh_segmenter
 
 ARCH = "lraspp_mobilenet_v3_large"
 INFO = WeightsInfo(arch=ARCH, num_classes=5)

@@ -17,8 +17,10 @@ from sfda_engine.data.classes import CLASS_SETS
 from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.preprocess import Normalization
+from sfda_engine.models.segmenter import check_forward
 from sfda_engine.models.weights import WeightsInfo, save_weights
-from sfda_engine.pipelines.build import check_forward, load_segmenter, run_folder
+from sfda_engine.pipelines.inputs import run_folder_of
+from sfda_engine.pipelines.networks import load_segmenter
 
 OWN = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 CAFFE = NormalizationConfig(mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), channel_order="bgr", value_range=255.0)
@@ -136,13 +138,13 @@ def named(output: Path | None, resume: bool = False) -> Config:
 def test_absent_or_empty_folder_is_taken(tmp_path: Path) -> None:
     for path in (tmp_path / "a" / "b", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        assert run_folder(named(path)) == path
+        assert run_folder_of(named(path)) == path
         assert path.is_dir()
 
 
 def test_unnamed_folder_says_configuration_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = run_folder(named(None))
+    folder = run_folder_of(named(None))
     assert folder.is_dir()
     assert folder.parent == Path("runs")
     assert folder.name.startswith("demo-2")
@@ -150,20 +152,20 @@ def test_unnamed_folder_says_configuration_and_time(tmp_path: Path, monkeypatch:
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert run_folder(named(Path("~/run"))) == tmp_path / "run"
+    assert run_folder_of(named(Path("~/run"))) == tmp_path / "run"
 
 
 def test_folder_with_something_in_it_is_only_resumed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"is not empty; .*--run\.resume true"):
-        run_folder(named(tmp_path))
-    assert run_folder(named(tmp_path, resume=True)) == tmp_path
+        run_folder_of(named(tmp_path))
+    assert run_folder_of(named(tmp_path, resume=True)) == tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_resume_needs_a_name() -> None:
     with pytest.raises(UserError, match=r"--run\.output"):
-        run_folder(named(None, resume=True))
+        run_folder_of(named(None, resume=True))
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -171,7 +173,7 @@ def test_resume_needs_a_name() -> None:
 def test_a_file_in_the_way(inside: str, resume: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run\.output .*file"):
-        run_folder(named(tmp_path / "file" / inside, resume))
+        run_folder_of(named(tmp_path / "file" / inside, resume))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -187,7 +189,7 @@ def test_place_that_is_not_the_users(mode: int, inside: str, resume: bool, tmp_p
         os.setresuid(65534, 65534, 0)  # root may write anywhere
     try:
         with pytest.raises(UserError, match=r"run\.output .*locked.* place"):
-            run_folder(named(locked / inside, resume))
+            run_folder_of(named(locked / inside, resume))
     finally:
         os.setresuid(user, user, user)
         locked.chmod(0o755)

@@ -17,7 +17,7 @@ from sfda_engine.errors import UserError
 from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.method.synthetic_views import draw_view, generator_size, synthetic_sizes
 from sfda_engine.models.generator import Generator, View
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.training.metrics import read_metrics
 
 CROPPED = ("--target.size=[80,64]", "--target.crop=[64,48]")
@@ -45,8 +45,8 @@ def test_crops_and_native_windows_of_several_sizes_in_one_run(
     assert {view.size for view in views} == {(16, 16), (16, 32)}
     assert len({view.corner for view in views}) > 2
     assert run.networks.generator.size == (48, 64)
-    assert run.metrics.path is not None
-    assert all(line["generator/dad_st"] > 0 for line in read_metrics(run.metrics.path))
+    assert run.loop.metrics.path is not None
+    assert all(line["generator/dad_st"] > 0 for line in read_metrics(run.loop.metrics.path))
 
 
 def test_crops_are_parts_of_the_frame_and_come_from_the_draw(trainer: Callable[..., Trainer]) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sfda_engine.adapt import main
 from sfda_engine.certify import certify
 from sfda_engine.errors import UserError
+from sfda_engine.models.segmenter import check_forward
 from sfda_engine.models.user_module import build_user_module
-from sfda_engine.pipelines.build import check_forward
 from tests.engine.conftest import write_frames
 
 ARCH = "tests.engine.pipelines.test_user_network:UNet"

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from sfda_engine.errors import UserError
-from sfda_engine.report import save_frame, save_synthetic, write_report
+from sfda_engine.report.figures import save_frame, save_synthetic
+from sfda_engine.report.html import write_report
 
 EVIL = "<img src=x onerror=alert(1)>"
 PALETTE = [[70, 130, 180], [128, 64, 128], [0, 0, 142]]

@@ -18,37 +18,40 @@ from typing import Any
 import torch
 
 from sfda_engine.exit_codes import exit_code
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.training.guard import Guard
-from sfda_engine.training.loop import Trainer
 from sfda_engine.training.metrics import Metrics
 
 HERE = "here"
-ADAPT, SOURCE, TRAINER, FINISH = (
-    import_module(f"sfda_engine.{name}") for name in ("adapt", "train_source", "training.loop", "pipelines.finish")
+PIPELINES = ("adaptation", "preparation", "judging", "reporting", "source_training")
+ADAPTATION, PREPARATION, JUDGING, REPORTING, SOURCE = (
+    import_module(f"sfda_engine.pipelines.{name}") for name in PIPELINES
 )
+
+LOOP = import_module("sfda_engine.training.loop")
 
 # command -> phase -> whose function it is; in the order of a run
 PHASES: dict[str, dict[str, tuple[Any, str]]] = {
     "adapt": {
-        "BN warm start": (ADAPT, "estimate_on_target"),
-        "pseudo-labels": (ADAPT, "label_target"),
-        "saving the start": (ADAPT, "save_start"),
+        "BN warm start": (PREPARATION, "estimate_on_target"),
+        "pseudo-labels": (PREPARATION, "label_target"),
+        "saving the start": (PREPARATION, "save_start"),
         "generator warm-up": (Trainer, "warm_up_on"),
         "log line": (Metrics, "write"),
         "guard": (Guard, "look"),
-        "checkpoint": (TRAINER, "save_checkpoint"),
+        "checkpoint": (LOOP, "save_checkpoint"),
         "adaptation": (Trainer, "adapt_on"),
-        "saving weights": (ADAPT, "save_weights"),
-        "selection": (FINISH, "judge"),
-        "shipping": (FINISH, "save_weights"),
-        "evaluation": (ADAPT, "evaluate_all"),
-        "figures": (FINISH, "save_panels"),
-        "manifest": (FINISH, "write_manifest"),
-        "report": (FINISH, "write_report"),
+        "saving weights": (PREPARATION, "save_weights"),
+        "selection": (JUDGING, "judge"),
+        "shipping": (JUDGING, "save_weights"),
+        "evaluation": (ADAPTATION, "score"),
+        "figures": (REPORTING, "save_panels"),
+        "manifest": (REPORTING, "write_manifest"),
+        "report": (REPORTING, "write_report"),
     },
     "train_source": {
         "training": (SOURCE, "segmentation_loss"),
-        "checkpoint": (SOURCE, "save_checkpoint"),
+        "checkpoint": (LOOP, "save_checkpoint"),
         "saving weights": (SOURCE, "save_weights"),
         "evaluation": (SOURCE, "evaluate_images"),
     },

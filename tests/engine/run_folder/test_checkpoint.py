@@ -18,14 +18,14 @@ from torch import nn
 
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import StorageError, UserError
-from sfda_engine.pipelines.build import make_accelerator
+from sfda_engine.pipelines.inputs import accelerator_for
 from sfda_engine.run_folder.checkpoint import list_checkpoints, load_newest, save_checkpoint
 
 Prepared = tuple[Accelerator, nn.Module, torch.optim.Optimizer]
 
 
 def prepare(channels: int = 3) -> Prepared:
-    accelerator = make_accelerator(Config(), None)
+    accelerator = accelerator_for(Config(), None)
     model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.BatchNorm2d(channels))
     model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=0.1))
     return accelerator, model, optimizer

@@ -14,8 +14,8 @@ import pytest
 
 from sfda_engine.adapt import main
 from sfda_engine.exit_codes import exit_code
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.run_folder.checkpoint import list_checkpoints
-from sfda_engine.training.loop import Trainer
 from sfda_engine.training.metrics import Metrics
 
 Start = Callable[..., subprocess.Popen[str]]

@@ -17,7 +17,7 @@ from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_json
-from sfda_engine.pipelines.build import make_accelerator
+from sfda_engine.pipelines.inputs import accelerator_for
 from sfda_engine.run_folder.resume import FREE, begin, check_config, check_origin, origin_of
 
 ADAPT = ("run", "model", "target", "method")
@@ -72,7 +72,7 @@ def test_free_keys_are_keys() -> None:
 
 @pytest.fixture
 def origin(tiny: Callable[..., Config], night_frames: Path) -> dict[str, Any]:
-    return origin_of(make_accelerator(tiny(), None), FrameFiles(list_images(night_frames)), "abc")
+    return origin_of(accelerator_for(tiny(), None), FrameFiles(list_images(night_frames)), "abc")
 
 
 def test_origin_tells_frames_and_weights(origin: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def test_damaged_origin_is_named(content: str, origin: dict[str, Any], tmp_path:
 
 
 def test_refusal_writes_nothing(tiny: Callable[..., Config], origin: dict[str, Any], tmp_path: Path) -> None:
-    accelerator, partial = make_accelerator(tiny(), None), tmp_path / ".result.json.1.partial"
+    accelerator, partial = accelerator_for(tiny(), None), tmp_path / ".result.json.1.partial"
     begin(tiny(), accelerator, tmp_path, ADAPT, origin)
     partial.write_text("half")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

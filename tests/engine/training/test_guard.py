@@ -21,9 +21,9 @@ from sfda_engine.errors import TrainingError
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.judge.collapse import CLASSES, FLOOR, LEFT, Probe, Signals, probe_frames, signals_of, statistics_drift
 from sfda_engine.method import steps
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report import summary
 from sfda_engine.training.guard import RING, TRAINED, Guard, is_finite
-from sfda_engine.training.loop import Trainer
 from sfda_engine.training.metrics import read_metrics
 from sfda_engine.training.snapshots import copied
 from tests.engine.conftest import break_loss
@@ -154,7 +154,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Signals]], list[Gu
 
     def plant(signals: list[Signals]) -> list[Guard]:
         made: list[Guard] = []
-        true_make = Trainer._make_guard
+        true_make = Trainer.make_guard
 
         def make(self: Trainer) -> Guard:
             guard = true_make(self)
@@ -162,7 +162,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Signals]], list[Gu
             made.append(guard)
             return guard
 
-        monkeypatch.setattr(Trainer, "_make_guard", make)
+        monkeypatch.setattr(Trainer, "make_guard", make)
         return made
 
     return plant
@@ -193,8 +193,8 @@ def same(one: Any, other: Any) -> bool:
 def test_strike_goes_back_to_the_bit_and_halves_the_rates(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--method.warmup_steps", "1", "--run.steps", "4")
     run.run()
-    assert run.guard is not None
-    guard, before = run.guard, states(run)
+    assert run.loop.guard is not None
+    guard, before = run.loop.guard, states(run)
     assert [snapshot["step"] for snapshot in [guard.start, *guard.ring]] == [1, 4, 5]
     rates = [group["lr"] for name in TRAINED for group in getattr(run.updates, name).optimizer.param_groups]
     with torch.no_grad():
@@ -222,19 +222,19 @@ def test_strike_goes_back_to_the_bit_and_halves_the_rates(trainer: Callable[...,
 def test_strikes_in_a_row_go_back_to_the_start(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--method.warmup_steps", "1", "--run.steps", "4")
     run.run()
-    assert run.guard is not None
-    scripted(run.guard, [COLLAPSED] * 3)
-    events = [run.guard.look(9, adapting=True, terms={}).event for _ in range(3)]
+    assert run.loop.guard is not None
+    scripted(run.loop.guard, [COLLAPSED] * 3)
+    events = [run.loop.guard.look(9, adapting=True, terms={}).event for _ in range(3)]
     assert [event["back_to"] for event in events if event] == [5, 4, 1]
-    assert run.guard.ended
-    assert same(run.guard.start["networks"]["student"], copied(run.networks.student.state_dict()))
+    assert run.loop.guard.ended
+    assert same(run.loop.guard.start["networks"]["student"], copied(run.networks.student.state_dict()))
 
 
 def test_the_ring_is_short(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--run.steps", "6")
     run.run()
-    assert run.guard is not None
-    assert len(run.guard.ring) == RING
+    assert run.loop.guard is not None
+    assert len(run.loop.guard.ring) == RING
 
 
 def test_collapse_is_caught_and_the_rest_of_the_run_is_slower(
@@ -246,11 +246,11 @@ def test_collapse_is_caught_and_the_rest_of_the_run_is_slower(
     run = trainer()
     with caplog.at_level("WARNING"):
         run.run()
-    assert run.guard is not None
-    assert [event["total_step"] for event in run.guard.events] == [4]
-    assert run.position.adaptation == 3
-    assert run.metrics.path is not None
-    lines = read_metrics(run.metrics.path)
+    assert run.loop.guard is not None
+    assert [event["total_step"] for event in run.loop.guard.events] == [4]
+    assert run.loop.position.done("adaptation") == 3
+    assert run.loop.metrics.path is not None
+    lines = read_metrics(run.loop.metrics.path)
     (event,) = (line for line in lines if line["phase"] == "guard")
     assert (event["strike"], event["total_step"], event["back_to"]) == (1, 4, 3)
     assert "classes vanish while confidence climbs" in event["seen"]
@@ -305,8 +305,8 @@ def test_resume_between_strikes_is_bit_equal(
     script(looks)
     whole = trainer(*options)
     whole.run()
-    assert whole.guard is not None
-    end, ring = states(whole), copied(whole.guard.state_dict())
+    assert whole.loop.guard is not None
+    end, ring = states(whole), copied(whole.loop.guard.state_dict())
     checkpoints = tmp_path / "run" / "checkpoints"
     for path in sorted(checkpoints.iterdir())[4:]:
         for file in sorted(path.rglob("*"), reverse=True):
@@ -318,10 +318,10 @@ def test_resume_between_strikes_is_bit_equal(
     (tmp_path / "run").rename(tmp_path / "empty")
     (tmp_path / "half").rename(tmp_path / "run")
     half.run()
-    assert half.guard is not None
-    assert [event["total_step"] for event in half.guard.events] == [4, 6]
+    assert half.loop.guard is not None
+    assert [event["total_step"] for event in half.loop.guard.events] == [4, 6]
     assert same(end, states(half))
-    assert same(ring, half.guard.state_dict())
+    assert same(ring, half.loop.guard.state_dict())
 
 
 def test_a_stop_between_two_lines_is_not_a_look_of_the_guard(
@@ -340,13 +340,13 @@ def test_a_stop_between_two_lines_is_not_a_look_of_the_guard(
     adapt_on = run.adapt_on
 
     def stopped_at_six(index: int, batch: Any) -> dict[str, torch.Tensor]:
-        run.interrupts.requested = index + 1 == 6
+        run.loop.interrupts.requested = index + 1 == 6
         return adapt_on(index, batch)
 
     monkeypatch.setattr(run, "adapt_on", stopped_at_six)
     with pytest.raises(KeyboardInterrupt):
         run.run()
-    assert run.position.adaptation == 6
+    assert run.loop.position.done("adaptation") == 6
     assert seen == [2, 2 + 4]  # the end of the warm-up of two steps, and the fourth step
 
 
@@ -364,9 +364,9 @@ def test_weights_that_the_guard_went_back_from_are_no_candidates(
 
     run.snapshots.take = before  # type: ignore[method-assign]
     run.run()
-    assert run.guard is not None
-    assert len(run.guard.events) == 1
-    struck = run.guard.events[0]["total_step"] - 1
+    assert run.loop.guard is not None
+    assert len(run.loop.guard.events) == 1
+    struck = run.loop.guard.events[0]["total_step"] - 1
     assert same(run.snapshots.taken[2], at[2])
     assert same(at[struck], at[struck - 1])  # taken after the guard went back
 
@@ -376,8 +376,8 @@ def test_healthy_run_is_bit_equal_with_and_without(trainer: Callable[..., Traine
     for guard in ("true", "false"):
         run = trainer("--method.guard", guard)
         run.run()
-        assert (run.guard is not None) == (guard == "true")
-        assert run.guard is None or run.guard.events == []
+        assert (run.loop.guard is not None) == (guard == "true")
+        assert run.loop.guard is None or run.loop.guard.events == []
         ends.append(states(run))
         (tmp_path / "run").rename(tmp_path / f"guard_{guard}")
     assert same(*ends)
@@ -395,15 +395,15 @@ def test_without_a_warm_start_only_what_is_not_finite_counts(
 ) -> None:
     run = trainer(f"--method.{option[0]}", option[1])
     run.run()
-    assert run.guard is not None
-    assert run.guard.probe is None
+    assert run.loop.guard is not None
+    assert run.loop.guard.probe is None
 
 
 def test_literal_preset_ends_with_finite_weights(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--method.preset", "literal", "--run.steps", "12")
     run.run()
-    assert run.guard is not None
-    assert run.position.adaptation == 12 or run.guard.ended
+    assert run.loop.guard is not None
+    assert run.loop.position.done("adaptation") == 12 or run.loop.guard.ended
     assert is_finite(run.networks.student)
 
 

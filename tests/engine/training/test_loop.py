@@ -20,10 +20,10 @@ from sfda_engine.errors import TrainingError
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.weights import WeightsInfo, save_weights
+from sfda_engine.pipelines.steps import total_steps
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.run_folder.checkpoint import list_checkpoints
-from sfda_engine.training.loop import Trainer
 from sfda_engine.training.metrics import read_metrics
-from sfda_engine.training.position import total_steps
 from tests.engine.conftest import break_loss
 
 NETWORKS = ("source", "student", "generator", "discriminator")
@@ -43,8 +43,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def lines_of(trainer: Trainer, phase: str = "adaptation") -> list[dict[str, Any]]:
-    assert trainer.metrics.path is not None
-    return [line for line in read_metrics(trainer.metrics.path) if line["phase"] == phase]
+    assert trainer.loop.metrics.path is not None
+    return [line for line in read_metrics(trainer.loop.metrics.path) if line["phase"] == phase]
 
 
 def test_twenty_steps_learn(trainer: Callable[..., Trainer]) -> None:
@@ -134,7 +134,7 @@ def test_fresh_student_knows_nothing_and_is_not_waited_for(trainer: Callable[...
     run = trainer("--method.student_init", "fresh")
     assert not same(parameters(run.networks.student), parameters(run.networks.source))
     run.run()
-    assert (run.position.warmup, run.position.adaptation) == (0, 3)
+    assert (run.position.warmup, run.loop.position.done("adaptation")) == (0, 3)
     # its BN statistics come from the two synthetic passes of a step: nothing of Eq. 12 trains it on the target
     tracked = [int(value) for key, value in run.networks.student.state_dict().items() if "num_batches" in key]
     assert set(tracked) == {2 * 3}
@@ -163,7 +163,7 @@ def test_epochs_are_passes_over_the_frames(options: list[str], steps: int, tiny:
 def test_batch_may_exceed_the_frames(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--target.batch_size", "8", "--run.steps", "1")
     run.run()
-    assert run.position.adaptation == 1
+    assert run.loop.position.done("adaptation") == 1
 
 
 def test_accumulated_update_is_one_step_on_the_mean_gradient() -> None:
@@ -183,7 +183,7 @@ def test_accumulated_update_is_one_step_on_the_mean_gradient() -> None:
 def test_gradient_accumulation_updates_once_in_two_batches(trainer: Callable[..., Trainer]) -> None:
     run = trainer("--run.gradient_accumulation", "2")
     run.run()
-    assert run.position.adaptation == 3
+    assert run.loop.position.done("adaptation") == 3
     state = run.updates.generator.optimizer.state_dict()["state"]
     assert {int(entry["step"]) for entry in state.values()} == {2 + 3}  # warm-up and adaptation
     drawn = [len(batches) for _, batches in run.batches("adaptation", 0, 3)]
@@ -214,7 +214,7 @@ def test_signal_while_processes_ask_each_other_counts_for_the_next_step(
     run = trainer()
 
     def agreed(flag: bool) -> bool:
-        run.interrupts.requested = True  # the signal comes when the others have been told "no"
+        run.loop.interrupts.requested = True  # the signal comes when the others have been told "no"
         return flag
 
     monkeypatch.setattr("sfda_engine.training.loop.any_process", agreed)
@@ -232,7 +232,7 @@ def test_literal_ends_or_names_what_broke(trainer: Callable[..., Trainer]) -> No
     if failure is not None:
         assert any(term in failure for term in ("generator/", "student/", "discriminator/", "weights of the"))
     else:
-        assert run.position.adaptation == 12
+        assert run.loop.position.done("adaptation") == 12
         assert all(value.isfinite().all() for value in parameters(run.networks.student).values())
 
 
@@ -264,7 +264,7 @@ def test_broken_weights_are_not_saved(trainer: Callable[..., Trainer], tmp_path:
     with torch.no_grad():
         next(iter(run.networks.student.parameters())).fill_(math.inf)
     with pytest.raises(TrainingError, match="weights of the student"):
-        run.save()
+        run.loop.save()
     assert list_checkpoints(tmp_path / "run") == []
 
 

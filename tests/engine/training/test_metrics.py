@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfda_engine.errors import TrainingError
-from sfda_engine.training.loop import Trainer
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.training.metrics import Metrics, read_metrics
 
 Values = dict[str, list[float]]

@@ -1,0 +1,42 @@
+"""Fifth stage of a run: scores where labels are given, which are opened here for the first time."""
+
+from __future__ import annotations
+
+import copy
+
+from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.evaluation.scores import Evaluation
+from sfda_engine.evaluation.scoring import evaluate_images
+from sfda_engine.models.weights import load_state, read_weights
+from sfda_engine.pipelines.inputs import Inputs, window_of
+from sfda_engine.pipelines.judging import Verdict
+
+Scores = dict[str, Evaluation]
+"""By model: source, bn_warm_start, adapted, last; empty where no labels were given."""
+
+
+def score(inputs: Inputs, verdict: Verdict) -> Scores:
+    """Score source, BN warm start, adapted and last on the frames of section `evaluate`."""
+    wanted, size = inputs.config.evaluate, inputs.config.target.size
+    if wanted is None:
+        return {}
+    assert inputs.folder is not None
+    models = {"source": (inputs.source, inputs.info)}
+    for name in ("bn_warm_start", "adapted", "last"):
+        network = copy.deepcopy(verdict.network)
+        load_state(network, read_weights(inputs.folder / f"{name}.safetensors")[0], name)
+        models[name] = (network, verdict.info if name == "adapted" else inputs.adapted_info)
+    images = open_evaluate(wanted, class_names=inputs.info.class_names, size=size)
+    return {
+        name: evaluate_images(
+            model,
+            described,
+            images,
+            size,
+            inputs.accelerator,
+            wanted.subset,
+            as_deployed=wanted.as_deployed,
+            window=window_of(wanted),
+        )
+        for name, (model, described) in models.items()
+    }
