@@ -18,8 +18,8 @@ from benchmarks import naive
 from benchmarks.compare import DTYPES, Benchmark, Case, Function, batched, compiled, parse, run, where
 from benchmarks.floor import Count, Direction, count_kl, count_l1
 from benchmarks.row import Row
-from sfda_kernels import gram_kl, reference
-from sfda_kernels.attention import Preference
+from sfda_kernels.attention import cpu_gram_kl, reference
+from sfda_kernels.attention.api import Preference
 from sfda_kernels.backend import Backend
 
 TEMPERATURE = 0.1
@@ -138,11 +138,11 @@ def our_branch(
     """One branch of `attention_kl`, as its own code runs it: the public function has both."""
     p, q = (naive.tokens_of(features)[branch] for features in (synthetic, target))
     if backend == "triton":
-        from sfda_kernels import gram_kl_triton  # imports triton
+        from sfda_kernels.attention import launch_gram_kl  # imports triton
 
-        return (gram_kl_triton.gram_kl(p, q, TEMPERATURE, True, prefer),)
+        return (launch_gram_kl.gram_kl(p, q, TEMPERATURE, True, prefer),)
     p, q = (reference.scale_tokens(tokens, TEMPERATURE, True) for tokens in (p, q))
-    return (gram_kl.gram_kl(p, q, 1 / TEMPERATURE),)
+    return (cpu_gram_kl.gram_kl(p, q, 1 / TEMPERATURE),)
 
 
 def count(case: Case, direction: Direction) -> Count:
