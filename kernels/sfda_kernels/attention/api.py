@@ -14,22 +14,17 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from sfda_kernels.attention import cpu_gram_kl, reference
-from sfda_kernels.attention.cpu_attended_l1 import attended_l1
-from sfda_kernels.attention.cpu_scaled_tokens import scale_tokens
-from sfda_kernels.attention.shift import logit_bound
+from sfda_kernels.attention import reference
+from sfda_kernels.attention.attended_l1 import attended_l1
+from sfda_kernels.attention.gram_kl import gram_kl
 from sfda_kernels.backend import Backend, resolve_backend
-from sfda_kernels.precision import full_precision, widen, widen_pair
+from sfda_kernels.precision import full_precision, widen
 
 log = logging.getLogger(__name__)
-
-Divergence = Literal["forward", "reverse", "js"]
-Preference = Literal["speed", "memory"]
 
 
 def attention_kl(
@@ -38,40 +33,17 @@ def attention_kl(
     *,
     temperature: float = 0.1,
     cosine: bool = True,
-    divergence: Divergence = "forward",
-    prefer: Preference = "speed",
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Divergence of the synthetic from the target attention (Eq. 7): spatial (B,) and channel (B,).
+    """KL(synthetic || target) of the attention maps (Eq. 7), nats, mean over a map's rows: spatial, channel (B,).
 
-    Each is the mean over the map's rows, in nats: "forward" KL(synthetic || target), "reverse"
-    KL(target || synthetic), "js" Jensen-Shannon, at most log 2, which has no kernel and runs the reference on every
-    backend. `prefer="memory"` keeps no map of T x T on a GPU, at the price of computing it again in the backward
-    pass; elsewhere no path holds one larger than `pieces.MAP_BUDGET`. Raises ValueError for another name.
+    Off the GPU's kernels no path holds a map larger than `pieces.MAP_BUDGET`.
     """
-    _check_name("divergence", divergence, get_args(Divergence))
-    _check_name("prefer", prefer, get_args(Preference))
     _check_pair(synthetic, target, temperature)
     kernels = resolve_backend(backend, "attention_kl", synthetic, target) == "triton"
-    if kernels and divergence == "js":
-        _log_plain("attention_kl", "the Jensen-Shannon divergence has no kernel")
-
-    def distance(p: Tensor, q: Tensor) -> Tensor:
-        if divergence == "reverse":
-            p, q = q, p
-        if divergence == "js" or (p.device.type != "cpu" and not kernels):
-            p, q = (reference.scale_tokens(tokens, temperature, cosine) for tokens in widen_pair(p, q))
-            return reference.gram_divergence(p, q, "js" if divergence == "js" else "forward")
-        if kernels:
-            from sfda_kernels.attention import launch_gram_kl  # here, as it imports triton
-
-            return launch_gram_kl.gram_kl(p, q, temperature, cosine, prefer)
-        p, q = (scale_tokens(tokens, temperature, cosine) for tokens in widen_pair(p, q))
-        return cpu_gram_kl.gram_kl(p, q, logit_bound(temperature, cosine))
-
     with full_precision(synthetic):
         p, q = synthetic.flatten(2), target.flatten(2)
-        return distance(p.mT, q.mT), distance(p, q)
+        return gram_kl(p.mT, q.mT, temperature, cosine, kernels), gram_kl(p, q, temperature, cosine, kernels)
 
 
 def attention_l1(
@@ -85,22 +57,11 @@ def attention_l1(
     """Mean over the 2C x N elements of |attend(teacher) - attend(student)|, Eq. 6: (B,)."""
     _check_pair(teacher, student, temperature)
     kernels = resolve_backend(backend, "attention_l1", teacher, student) == "triton"
-
-    def distance(t: Tensor, s: Tensor) -> Tensor:
-        if kernels:
-            from sfda_kernels.attention import launch_attended_l1  # here, as it imports triton
-
-            return launch_attended_l1.attended_l1(t, s, temperature, cosine)
-        t, s = widen_pair(t, s)
-        if t.device.type == "cpu":
-            u, v = (scale_tokens(values, temperature, cosine) for values in (t, s))
-            return attended_l1((u, t), (v, s), logit_bound(temperature, cosine))
-        u, v = (reference.scale_tokens(values, temperature, cosine) for values in (t, s))
-        return (reference.attend(u, t) - reference.attend(v, s)).abs().sum((1, 2))
-
     with full_precision(teacher):
         t, s = teacher.flatten(2), student.flatten(2)
-        return (distance(t.mT, s.mT) + distance(t, s)) / (2 * t[0].numel())
+        spatial = attended_l1(t.mT, s.mT, temperature, cosine, kernels)
+        channel = attended_l1(t, s, temperature, cosine, kernels)
+        return (spatial + channel) / (2 * t[0].numel())
 
 
 def attend(features: Tensor, *, temperature: float = 0.1, cosine: bool = True, backend: Backend = "auto") -> Tensor:
@@ -111,8 +72,8 @@ def attend(features: Tensor, *, temperature: float = 0.1, cosine: bool = True, b
     For inspection and figures: it has no kernel and runs the reference on every backend.
     """
     _check(features, temperature)
-    if resolve_backend(backend, "attend", features) == "triton":
-        _log_plain("attend", "it has no kernel")
+    if resolve_backend(backend, "attend", features) == "triton" and not torch.compiler.is_compiling():
+        _log_plain_once("attend")  # compiled, a log call would break the graph
     with full_precision(features):
         channels = _flatten(features)
 
@@ -144,19 +105,9 @@ def _flatten(features: Tensor) -> Tensor:
     return widen(features).flatten(2)
 
 
-def _log_plain(operator: str, reason: str) -> None:
-    if not torch.compiler.is_compiling():  # a log call would break the graph
-        _log_plain_once(operator, reason)
-
-
 @functools.cache
-def _log_plain_once(operator: str, reason: str) -> None:
-    log.info("%s runs the torch reference on the triton backend too: %s", operator, reason)
-
-
-def _check_name(argument: str, name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        raise ValueError(f"{argument} must be one of {', '.join(names)}, not {name!r}")
+def _log_plain_once(operator: str) -> None:
+    log.info("%s runs the torch reference on the triton backend too: it has no kernel", operator)
 
 
 def _check(features: Tensor, temperature: float) -> None:

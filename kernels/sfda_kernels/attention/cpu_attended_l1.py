@@ -28,7 +28,7 @@ from sfda_kernels.precision import full_precision
 def attended_l1(teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor], bound: float | None) -> Tensor:
     """Sum over tokens and features of |S^t x^t - S^s x^s|, each side (tokens, values), (B, T, D) all: (B,).
 
-    `bound` is as in `cpu_gram_kl`. Equals the L1 distance of `reference.attend` of the two sides, with its gradients.
+    `bound` is as in `cpu_gram_kl`. Equals `reference.attended_l1` with its gradients.
     """
     return _forward_op(*teacher, *student, safe_shift(bound))[0]
 
@@ -118,8 +118,8 @@ def _add_gradients(
     du[:, bottom:].baddbmm_(w[..., height:].mT, u[:, here])
 
 
-_forward_op = torch.library.custom_op("sfda_kernels::attended_l1", forward, mutates_args=())
-_backward_op = torch.library.custom_op("sfda_kernels::attended_l1_backward", backward, mutates_args=())
+_forward_op = torch.library.custom_op("sfda_kernels::attended_l1_cpu", forward, mutates_args=())
+_backward_op = torch.library.custom_op("sfda_kernels::attended_l1_cpu_backward", backward, mutates_args=())
 
 
 @_forward_op.register_fake
@@ -145,8 +145,8 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
         return (None,) * 5
     u_t, x_t, u_s, x_s, sign, (lse_t, delta_t, lse_s, delta_s) = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
-        distance = (reference.attend(u_t, x_t) - reference.attend(u_s, x_s)).abs().sum((1, 2))
-        return *reference.reference_gradients(distance, (u_t, x_t, u_s, x_s), grad), None
+        distance = reference.attended_l1((u_t, x_t), (u_s, x_s))
+        return *reference.gradients(distance, (u_t, x_t, u_s, x_s), grad), None
     need_teacher, need_student = any(ctx.needs_input_grad[:2]), any(ctx.needs_input_grad[2:4])
     with full_precision(u_t):
         teacher = _backward_op(grad, u_t, x_t, sign, lse_t, delta_t, ctx.shift) if need_teacher else (None, None)

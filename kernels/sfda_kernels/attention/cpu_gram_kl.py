@@ -29,7 +29,7 @@ def gram_kl(p: Tensor, q: Tensor, bound: float | None) -> Tensor:
     """Mean over the rows of KL(softmax(p p^T) || softmax(q q^T)) in nats: (B, T, D) twice -> (B,).
 
     `bound` is a number that no |logit| exceeds, 1/temperature for cosine similarity, or None: without one, or with
-    one over `SAFE_BOUND`, the maximum of each row is taken. Equals `reference.gram_divergence` with its gradients.
+    one over `SAFE_BOUND`, the maximum of each row is taken. Equals `reference.gram_kl` with its gradients.
     """
     return _forward_op(p, q, safe_shift(bound))[0]
 
@@ -121,8 +121,8 @@ def _target_weights(a: Tensor, b: Tensor, rows: Tensor, top: int, bottom: int, s
     return total.sub_(a.sub_(rows[0][:, top:bottom, None]).exp_())
 
 
-_forward_op = torch.library.custom_op("sfda_kernels::gram_kl", forward, mutates_args=())
-_backward_op = torch.library.custom_op("sfda_kernels::gram_kl_backward", backward, mutates_args=())
+_forward_op = torch.library.custom_op("sfda_kernels::gram_kl_cpu", forward, mutates_args=())
+_backward_op = torch.library.custom_op("sfda_kernels::gram_kl_cpu_backward", backward, mutates_args=())
 
 
 @_forward_op.register_fake
@@ -147,7 +147,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | Non
         return (None,) * 3
     p, q, rows = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
-        return *reference.reference_gradients(reference.gram_divergence(p, q, "forward"), (p, q), grad), None
+        return *reference.gradients(reference.gram_kl(p, q), (p, q), grad), None
     need_p, need_q, _ = ctx.needs_input_grad
     with full_precision(p):
         dp = _backward_op(grad, p, q, rows, ctx.shift, False) if need_p else None

@@ -38,8 +38,8 @@ def backward(grad: Tensor, scaled: Tensor, scale: Tensor, radial: Tensor) -> Ten
     return torch.addcmul(grad, scaled, along, value=-1).mul_(scale)
 
 
-_forward_op = torch.library.custom_op("sfda_kernels::scale_tokens", forward, mutates_args=())
-_backward_op = torch.library.custom_op("sfda_kernels::scale_tokens_backward", backward, mutates_args=())
+_forward_op = torch.library.custom_op("sfda_kernels::scale_tokens_cpu", forward, mutates_args=())
+_backward_op = torch.library.custom_op("sfda_kernels::scale_tokens_cpu_backward", backward, mutates_args=())
 
 
 @_forward_op.register_fake

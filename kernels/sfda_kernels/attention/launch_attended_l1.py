@@ -124,11 +124,11 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
         return (None,) * 6
     teacher, student, sign, rows, scales, healthy, map_t, map_s = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
-        attended = []
-        for values in (widen(teacher), widen(student)):
-            attended.append(reference.attend(reference.scale_tokens(values, ctx.temperature, ctx.cosine), values))
-        distance = (attended[0] - attended[1]).abs().sum((1, 2))
-        return *reference.reference_gradients(distance, (teacher, student), grad), None, None, None, None
+        t, s = (
+            (reference.scale_tokens(values, ctx.temperature, ctx.cosine), values)
+            for values in (widen(teacher), widen(student))
+        )
+        return *reference.gradients(reference.attended_l1(t, s), (teacher, student), grad), None, None, None, None
     need_t, need_s, *_rest = ctx.needs_input_grad
     side_t = (sign, map_t, rows[0], rows[1], scales[0], healthy[0], ctx.temperature)
     side_s = (sign, map_s, rows[2], rows[3], scales[1], healthy[1], ctx.temperature)

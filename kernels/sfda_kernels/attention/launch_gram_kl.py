@@ -35,7 +35,7 @@ from sfda_kernels.backend import interpreted
 from sfda_kernels.precision import full_precision, widen
 
 
-def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str, path: Path | None = None) -> Tensor:
+def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, path: Path | None = None) -> Tensor:
     """Mean over the rows of the KL of the attention maps of two sets of raw tokens, nats: (B, T, D) twice -> (B,).
 
     fp32, fp16 or bf16 tokens of any strides; fp32 result; gradients of p and q in their own dtype. `path` overrides
@@ -43,7 +43,7 @@ def gram_kl(p: Tensor, q: Tensor, temperature: float, cosine: bool, prefer: str,
     """
     known = safe_shift(logit_bound(temperature, cosine)) is not None
     if path is None:
-        path = choose_path(p.shape, {p.dtype, q.dtype}, is_aligned(p) and is_aligned(q), known, prefer, _major(p))
+        path = choose_path(p.shape, {p.dtype, q.dtype}, is_aligned(p) and is_aligned(q), known, _major(p))
     if path == "tiles" and not known:
         raise ValueError("path 'tiles' needs cosine similarity and a temperature of at least 1/40")
     return _forward_op(p, q, temperature, cosine, path)[0]
@@ -215,7 +215,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
     if torch.is_grad_enabled():  # a second derivative is wanted: the reference has one
         u, v = (reference.scale_tokens(widen(x), ctx.temperature, ctx.cosine) for x in (p, q))
         return (
-            *reference.reference_gradients(reference.gram_divergence(u, v, "forward"), (p, q), grad),
+            *reference.gradients(reference.gram_kl(u, v), (p, q), grad),
             None,
             None,
             None,

@@ -52,18 +52,14 @@ TURN_BLOCK, TURN_CHUNK = 16, 64
 """The same for a kernel that reads a map along its columns too: 16 rows are the least that fill a memory sector."""
 
 
-def choose_path(
-    shape: torch.Size, dtypes: set[torch.dtype], aligned: bool, known: bool, prefer: str, major: int
-) -> Path:
+def choose_path(shape: torch.Size, dtypes: set[torch.dtype], aligned: bool, known: bool, major: int) -> Path:
     """Path for tokens of `shape` (B, T, D) and a device of compute capability `major`.
 
     "tiles": maps recomputed in tiles, for fewer features than `HYBRID_FROM`, 16-bit and `aligned`, with a `known`
     bound on the logits. "hybrid": both maps by cuBLAS in fp32 and one fused pass each way. "blocks": the same on some
-    rows at a time, again in the backward pass: `prefer="memory"`, or maps over `MAP_LIMIT`.
+    rows at a time, again in the backward pass, for maps over `MAP_LIMIT`.
     """
     batch, count, depth = shape
-    if prefer == "memory":
-        return "blocks"
     if known and aligned and torch.float32 not in dtypes and depth < HYBRID_FROM.get(major, 1024):
         return "tiles"
     return "hybrid" if 2 * batch * count**2 <= MAP_LIMIT else "blocks"

@@ -5,8 +5,6 @@ Tokens are what an attention map compares, (B, T, D): positions (T = N, D = C) o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,33 +39,15 @@ def attend_rows(rows: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
     return log_attention(rows, tokens).exp() @ values
 
 
-def forward_divergence(p_rows: Tensor, q_rows: Tensor, p: Tensor, q: Tensor) -> Tensor:
+def row_kl(p_rows: Tensor, q_rows: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) of each row's attention, nats: (B, t, D) twice, (B, T, D) twice -> (B, t)."""
-    return _kl(log_attention(p_rows, p), log_attention(q_rows, q))
-
-
-def reverse_divergence(p_rows: Tensor, q_rows: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """KL(q || p), else as `forward_divergence`."""
-    return forward_divergence(q_rows, p_rows, q, p)
-
-
-def js_divergence(p_rows: Tensor, q_rows: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence (mean of the two KLs to the mixture), else as `forward_divergence`."""
     log_p, log_q = log_attention(p_rows, p), log_attention(q_rows, q)
-    log_mixture = torch.logaddexp(log_p, log_q) - torch.log(log_p.new_tensor(2.0))
-    return (_kl(log_p, log_mixture) + _kl(log_q, log_mixture)) / 2
+    return (log_p.exp() * (log_p - log_q)).sum(2)
 
 
-DIVERGENCES: dict[str, Callable[..., Tensor]] = {
-    "forward": forward_divergence,
-    "reverse": reverse_divergence,
-    "js": js_divergence,
-}
-
-
-def gram_divergence(p: Tensor, q: Tensor, divergence: str) -> Tensor:
-    """Mean over the rows of the divergence of two attention maps, nats: (B, T, D) twice -> (B,)."""
-    return map_rows(DIVERGENCES[divergence], (p, q), (p, q)).mean(1)
+def gram_kl(p: Tensor, q: Tensor) -> Tensor:
+    """Mean over the rows of the KL of two attention maps (Eq. 7), nats: (B, T, D) twice -> (B,)."""
+    return map_rows(row_kl, (p, q), (p, q)).mean(1)
 
 
 def attend(tokens: Tensor, values: Tensor) -> Tensor:
@@ -75,11 +55,12 @@ def attend(tokens: Tensor, values: Tensor) -> Tensor:
     return map_rows(attend_rows, (tokens,), (tokens, values))
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return (log_p.exp() * (log_p - log_q)).sum(2)
+def attended_l1(teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor]) -> Tensor:
+    """Sum of |attend(teacher) - attend(student)| (Eq. 6), each side (tokens, values), (B, T, D) all: (B,)."""
+    return (attend(*teacher) - attend(*student)).abs().sum((1, 2))
 
 
-def reference_gradients(output: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> list[Tensor | None]:
+def gradients(output: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> list[Tensor | None]:
     """Gradients that can be differentiated again, None for inputs that need none."""
     found = iter(torch.autograd.grad(output, [x for x in inputs if x.requires_grad], grad, create_graph=True))
     return [next(found) if x.requires_grad else None for x in inputs]

@@ -56,7 +56,7 @@ def test_registration(needed: tuple[int, ...]) -> None:
     inputs = [random_like(torch.empty(2, 5, 3, dtype=torch.float64), seed) for seed in range(4)]
     for index in needed:
         inputs[index].requires_grad_()
-    torch.library.opcheck(torch.ops.sfda_kernels.attended_l1, (*inputs, 20.0 if len(needed) > 1 else None))
+    torch.library.opcheck(torch.ops.sfda_kernels.attended_l1_cpu, (*inputs, 20.0 if len(needed) > 1 else None))
 
 
 @pytest.mark.parametrize("shift", [10.0, None])

@@ -47,7 +47,7 @@ def test_second_derivative_and_registration() -> None:
     x = random_like(torch.empty(2, 4, 3, dtype=torch.float64), 0).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: cpu_scaled_tokens.scale_tokens(x, 0.5, True), x)
     assert torch.autograd.gradgradcheck(lambda x: cpu_scaled_tokens.scale_tokens(x, 0.5, True), x)
-    torch.library.opcheck(torch.ops.sfda_kernels.scale_tokens, (x, 0.5))
+    torch.library.opcheck(torch.ops.sfda_kernels.scale_tokens_cpu, (x, 0.5))
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -17,7 +17,6 @@ def path(count: int, depth: int, batch: int = 4, **changes: object) -> str:
         "dtypes": NARROW,
         "aligned": True,
         "known": True,
-        "prefer": "speed",
         "major": 9,
     }
     return choose_path(**(arguments | changes))  # type: ignore[arg-type]
@@ -40,7 +39,6 @@ def test_the_shapes_of_the_models(channels: int, positions: int, spatial: str, c
 
 def test_exceptions() -> None:
     assert path(512, 128) == "tiles"
-    assert path(512, 128, prefer="memory") == "blocks"
     assert path(512, 128, known=False) == "hybrid"
     assert path(512, 128, dtypes={torch.float32}) == "hybrid"
     assert path(512, 128, dtypes={torch.float32, torch.bfloat16}) == "hybrid"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfda_kernels import attention_kl, attention_l1
-from sfda_kernels.attention import reference
+from sfda_kernels.attention import launch_table, reference
 from tests.kernels.attention.features import Largest, random_like, tokens
 
 launch_gram_kl = pytest.importorskip("sfda_kernels.attention.launch_gram_kl")
@@ -66,13 +66,13 @@ def check(device: str, shape: tuple[int, ...], case: tuple[str, float | None, to
     cosine = temperature is not None
     pair = [tokens(*shape, seed=seed, dtype=dtype).to(device) * (1 if cosine else 0.4) for seed in (0, 1)]
     p, q = (inside_nan(x, layout).requires_grad_() for x in pair)
-    result = launch_gram_kl.gram_kl(p, q, temperature or 0.1, cosine, "speed", path)
+    result = launch_gram_kl.gram_kl(p, q, temperature or 0.1, cosine, path)
     upstream = random_like(result, 2)
     grads = torch.autograd.grad(result, [p, q], upstream)
 
     wide = [x.detach().double().requires_grad_() for x in (p, q)]
     scaled = [reference.scale_tokens(x, temperature or 0.1, cosine) for x in wide]
-    expected = reference.gram_divergence(*scaled, "forward")
+    expected = reference.gram_kl(*scaled)
     truths = torch.autograd.grad(expected, wide, upstream.double())
     if shape[1] == 1:  # one token attends to itself alone
         assert all((values.abs() < 1e-6).all() for values in (result, *grads))
@@ -111,7 +111,7 @@ def test_one_epilogue_and_four_strips_agree(device: str, monkeypatch: pytest.Mon
         monkeypatch.setattr(launch_gram_kl, "INTERPRETED", tile)
         monkeypatch.setattr(launch_gram_kl, "choose_tile", lambda *_, tile=tile: tile)
         x = p.detach().requires_grad_()
-        result = launch_gram_kl.gram_kl(x, q, 0.1, True, "speed", "tiles")
+        result = launch_gram_kl.gram_kl(x, q, 0.1, True, "tiles")
         grads.append(torch.autograd.grad(result, x, random_like(result, 2))[0])
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-6)
 
@@ -121,7 +121,7 @@ def test_two_runs_are_bitwise_equal(device: str, path: str) -> None:
     def run() -> tuple[Tensor, Tensor]:
         p, q = (tokens(2, 70, 33, seed=seed, dtype=torch.float32).to(device) for seed in (0, 1))
         x = p.detach().requires_grad_()
-        result = launch_gram_kl.gram_kl(x, q, 0.1, True, "speed", path)
+        result = launch_gram_kl.gram_kl(x, q, 0.1, True, path)
         return result, torch.autograd.grad(result, x, random_like(result, 2))[0]
 
     for first, second in zip(run(), run(), strict=True):
@@ -156,10 +156,11 @@ def test_maps_that_are_allocated(device: str, monkeypatch: pytest.MonkeyPatch) -
     assert max(largest["blocks"]) <= 1500
 
 
-@pytest.mark.parametrize(("prefer", "expected"), [("speed", "hybrid"), ("memory", "blocks")])
+@pytest.mark.parametrize(("limit", "expected"), [(2**27, "hybrid"), (1, "blocks")])
 def test_the_operator_takes_the_path_of_the_table(
-    device: str, prefer: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+    device: str, limit: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(launch_table, "MAP_LIMIT", limit)
     ran = []
     monkeypatch.setattr(
         launch_gram_kl,
@@ -168,9 +169,9 @@ def test_the_operator_takes_the_path_of_the_table(
     )
     x = tokens(2, 6, 8, seed=0, dtype=torch.float32).detach().view(2, 6, 2, 4).to(device)
     y = tokens(2, 6, 8, seed=1, dtype=torch.float32).detach().view(2, 6, 4, 2).to(device)
-    for divergence in ("forward", "reverse"):
-        results = attention_kl(x, y, prefer=prefer, divergence=divergence, backend="triton")  # type: ignore[arg-type]
-        truths = attention_kl(x.double(), y.double(), divergence=divergence)  # type: ignore[arg-type]
+    for synthetic, target in ((x, y), (y, x)):
+        results = attention_kl(synthetic, target, backend="triton")
+        truths = attention_kl(synthetic.double(), target.double())
         for result, truth in zip(results, truths, strict=True):
             torch.testing.assert_close(result.double(), truth, **VALUE)
     assert ran == [expected] * 4
@@ -190,11 +191,11 @@ def test_narrow_aligned_features_take_tiles(device: str, monkeypatch: pytest.Mon
 def test_second_derivative_falls_back(device: str) -> None:
     p, q = (random_like(torch.empty(1, 5, 4), seed).to(device) for seed in (0, 1))
     x = p.requires_grad_()
-    result = launch_gram_kl.gram_kl(x, q, 0.5, True, "speed", "hybrid")
+    result = launch_gram_kl.gram_kl(x, q, 0.5, True, "hybrid")
     (grad,) = torch.autograd.grad(result, x, torch.ones_like(result), create_graph=True)
     wide = p.detach().double().requires_grad_()
     scaled = [reference.scale_tokens(values, 0.5, True) for values in (wide, q.double())]
-    (truth,) = torch.autograd.grad(reference.gram_divergence(*scaled, "forward").sum(), wide, create_graph=True)
+    (truth,) = torch.autograd.grad(reference.gram_kl(*scaled).sum(), wide, create_graph=True)
     weight = random_like(p, 3)
     (second,) = torch.autograd.grad(grad, x, weight)
     (second_truth,) = torch.autograd.grad(truth, wide, weight.double())
@@ -206,7 +207,7 @@ def test_tiles_need_a_bound(device: str) -> None:
     x = torch.ones(1, 4, 4, device=device)
     for temperature, cosine in ((0.01, True), (0.1, False)):
         with pytest.raises(ValueError, match="tiles"):
-            launch_gram_kl.gram_kl(x, x, temperature, cosine, "speed", "tiles")
+            launch_gram_kl.gram_kl(x, x, temperature, cosine, "tiles")
 
 
 @pytest.mark.parametrize("operator", [attention_kl, attention_l1])
