@@ -22,10 +22,8 @@ class PatchEntropy(NamedTuple):
     """Scalar -1/2 * mean over pixels of sum_c p_c^2, in [-1/2, -1/(2K)]; differentiable."""
 
 
-def patch_entropy(
-    logits: Tensor, grid: int, size: tuple[int, int], *, align_corners: bool = False, backend: Backend = "auto"
-) -> PatchEntropy:
-    """Patch entropies of low-resolution logits (B, K, h, w), upsampled bilinearly to `size`.
+def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int], *, backend: Backend = "auto") -> PatchEntropy:
+    """Patch entropies of low-resolution logits (B, K, h, w), upsampled to `size`: bilinear, corners not aligned.
 
     `size` is (H, W) in pixels, `grid` the patches per side G, with the borders of `torch.tensor_split` where
     G does not divide the size. Arithmetic and results are fp32 (float64 for float64 logits), also under
@@ -44,8 +42,8 @@ def patch_entropy(
     height, width = size
     kernels = resolve_backend(backend, "patch_entropy", logits) == "triton"
     if kernels or logits.device.type == "cpu":
-        return PatchEntropy(*operator.patch_entropy(logits, grid, height, width, align_corners, kernels))
-    entropy, max_square = reference.patch_entropy(logits, grid, (height, width), align_corners)
+        return PatchEntropy(*operator.patch_entropy(logits, grid, height, width, kernels))
+    entropy, max_square = reference.patch_entropy(logits, grid, (height, width))
     return PatchEntropy(entropy, rank_patches(entropy), max_square)
 
 

@@ -18,16 +18,16 @@ CHUNK = 2**17
 """Upsampled logits in one piece: half a megabyte in fp32, fastest of 2**14 to 2**20 where it was measured."""
 
 
-def forward(logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+def forward(logits: Tensor, grid: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Entropy (B, P), rank (B, P) int64 and max_square () of logits (B, K, h, w) at `size` (H, W)."""
     height, width = size
     with full_precision(logits):
         finite, broken = _finite(logits)
-        horizontal = _weights(finite, 3, width, align_corners)
+        horizontal = _weights(finite, 3, width)
         across = finite if logits.shape[3] == width else finite @ horizontal.T
         pixels = across.new_empty(len(logits), height, width)
         square = across.new_zeros(())
-        for rows, nodes, down in _bands(across, height, align_corners):
+        for rows, nodes, down in _bands(across, height):
             for image in range(len(logits)):
                 z = across[image, :, nodes].clone() if down is None else down @ across[image, :, nodes]  # (K, rows, W)
                 z -= z.amax(0)
@@ -36,7 +36,7 @@ def forward(logits: Tensor, grid: int, size: tuple[int, int], align_corners: boo
                 pixels[image, rows] = total.log() - z.mul_(powers).sum(0) / total
                 square += (powers.square_().sum(0) / total.square()).sum()
         if broken is not None:
-            vertical = _weights(finite, 2, height, align_corners)
+            vertical = _weights(finite, 2, height)
             pixels.masked_fill_(vertical @ broken.to(pixels) @ horizontal.T > 0, torch.nan)
             square.fill_(torch.nan)
         entropy = reference.patch_means(pixels, grid)
@@ -49,7 +49,6 @@ def backward(
     grad_max_square: Tensor | None,
     grid: int,
     size: tuple[int, int],
-    align_corners: bool,
 ) -> Tensor:
     """Gradient of the logits, in their type, for upstream gradients (B, P) and (); NaN for an image with NaN or inf.
 
@@ -60,10 +59,10 @@ def backward(
     pixels = None if grad_entropy is None else _spread(grad_entropy, grid, size)
     with full_precision(logits):
         finite, broken = _finite(logits)
-        horizontal = _weights(finite, 3, width, align_corners)
+        horizontal = _weights(finite, 3, width)
         across = finite if logits.shape[3] == width else finite @ horizontal.T
         gradient = torch.zeros_like(across)
-        for rows, nodes, down in _bands(across, height, align_corners):
+        for rows, nodes, down in _bands(across, height):
             for image in range(len(logits)):
                 z = across[image, :, nodes].clone() if down is None else down @ across[image, :, nodes]
                 z -= z.amax(0)
@@ -90,9 +89,9 @@ def _finite(logits: Tensor) -> tuple[Tensor, Tensor | None]:
     return wide.masked_fill(broken, 0), broken.any(1)
 
 
-def _bands(across: Tensor, height: int, align_corners: bool) -> Iterator[tuple[slice, slice, Tensor | None]]:
+def _bands(across: Tensor, height: int) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Rows of pixels, the rows of nodes that they interpolate, the weights (rows, nodes), None where equal."""
-    weights = _weights(across, 2, height, align_corners)
+    weights = _weights(across, 2, height)
     step = max(1, CHUNK // across[0, :, 0].numel())
     for start in range(0, height, step):
         rows = slice(start, start + step)
@@ -104,14 +103,11 @@ def _bands(across: Tensor, height: int, align_corners: bool) -> Iterator[tuple[s
         yield rows, nodes, weights[rows, nodes]
 
 
-def _weights(logits: Tensor, dim: int, high: int, align_corners: bool) -> Tensor:
+def _weights(logits: Tensor, dim: int, high: int) -> Tensor:
     """Bilinear weights (high, low) of the `low` nodes along `dim` of the logits."""
     low = logits.shape[dim]
     pixel = torch.arange(high)
-    if align_corners:
-        unit, scaled = max(high - 1, 1), pixel * (low - 1)
-    else:
-        unit, scaled = 2 * high, ((2 * pixel + 1) * low - high).clamp_min(0)
+    unit, scaled = 2 * high, ((2 * pixel + 1) * low - high).clamp_min(0)
     node = scaled // unit
     weight = (scaled - node * unit).double() / unit
     weights = torch.zeros(high, low, dtype=torch.float64)

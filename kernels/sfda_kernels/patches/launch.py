@@ -18,24 +18,23 @@ TILE_COLUMNS = 512 if interpreted() else 128
 """Columns of a tile, one a thread; a program costs the interpreter the same at any size."""
 
 
-def forward(logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+def forward(logits: Tensor, grid: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Entropy (B, P) fp32, rank (B, P) int64 and max_square () fp32 of logits (B, K, h, w) at `size` (H, W)."""
     batch, classes, low_height, low_width = logits.shape
     height, width = size
     identity = (low_height, low_width) == (height, width)
     band = triton.cdiv(height, grid)
-    rows, cell = _tile_rows(low_height, height, identity, align_corners)
+    rows, cell = _tile_rows(low_height, height, identity)
     if identity:
         cells, parts = 1, triton.cdiv(band, rows)
     else:
-        steps = (low_height - 1, max(height - 1, 1)) if align_corners else (low_height, height)
-        cells, parts = (band - 1) * steps[0] // steps[1] + 2, triton.cdiv(cell, rows)
+        cells, parts = (band - 1) * low_height // height + 2, triton.cdiv(cell, rows)
     new = partial(torch.empty, device=logits.device, dtype=torch.float32)
     sums = new(batch, grid * cells * parts, 2, width)
     columns, warps = _columns(width)
     triton_columns.sums_kernel[(triton.cdiv(width, columns), grid * cells * parts, batch)](
         logits, *logits.stride(), sums, classes, low_height, low_width, height, width, grid, cells, parts,
-        BR=rows, BX=columns, IDENTITY=identity, ALIGN=align_corners, num_warps=warps,
+        BR=rows, BX=columns, IDENTITY=identity, num_warps=warps,
     )  # fmt: skip
     entropy = new(batch, grid * grid)
     rank = torch.empty(batch, grid * grid, device=logits.device, dtype=torch.int64)
@@ -54,13 +53,12 @@ def backward(
     grad_max_square: Tensor | None,
     grid: int,
     size: tuple[int, int],
-    align_corners: bool,
 ) -> Tensor:
     """Gradient of the logits, in their type, for upstream gradients (B, P) and ()."""
     batch, classes, low_height, low_width = logits.shape
     height, width = size
     identity = (low_height, low_width) == (height, width)
-    rows, cell = _tile_rows(low_height, height, identity, align_corners)
+    rows, cell = _tile_rows(low_height, height, identity)
     cells, parts = (1, triton.cdiv(height, rows)) if identity else (low_height + 1, triton.cdiv(cell, rows))
     gradient = torch.empty_like(logits)
     out = gradient
@@ -71,21 +69,20 @@ def backward(
     triton_columns.gradient_kernel[(triton.cdiv(width, columns), cells * parts, batch)](
         logits, *logits.stride(), grad_entropy, *upstream_strides, grad_max_square, out, *out.stride(),
         classes, low_height, low_width, height, width, grid, parts, -1.0 / (batch * height * width),
-        BR=rows, BX=columns, IDENTITY=identity, ALIGN=align_corners, num_warps=warps,
+        BR=rows, BX=columns, IDENTITY=identity, num_warps=warps,
     )  # fmt: skip
     if not identity:
         columns, warps = _columns(low_width)
         triton_columns.gather_kernel[(batch * classes, low_height, triton.cdiv(low_width, columns))](
             out, *out.stride()[:3], gradient, *gradient.stride(), classes, low_height, low_width, width, parts,
-            BX=columns, ALIGN=align_corners, num_warps=warps,
+            BX=columns, num_warps=warps,
         )  # fmt: skip
     return gradient
 
 
-def _tile_rows(low: int, high: int, identity: bool, align_corners: bool) -> tuple[int, int]:
+def _tile_rows(low: int, high: int, identity: bool) -> tuple[int, int]:
     """Rows of a tile, a power of two, and the most rows of a cell."""
-    ratio = (max(high - 1, 1), low - 1) if align_corners and low > 1 else (high, low)
-    cell = triton.cdiv(*ratio)
+    cell = triton.cdiv(high, low)
     return (TILE_ROWS if identity else min(TILE_ROWS, triton.next_power_of_2(cell))), cell
 
 

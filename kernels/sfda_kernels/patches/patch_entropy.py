@@ -12,22 +12,18 @@ from sfda_kernels.patches import cpu
 
 
 @torch.library.custom_op("sfda_kernels::patch_entropy", mutates_args=())
-def patch_entropy(
-    logits: Tensor, grid: int, height: int, width: int, align_corners: bool, kernels: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def patch_entropy(logits: Tensor, grid: int, height: int, width: int, kernels: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Entropy (B, P), rank (B, P) int64 and max_square () of logits (B, K, h, w).
 
     `kernels`: by the Triton kernels, for fp32, fp16 and bf16, in fp32. Else in chunks of rows, for any floating type
     on the CPU, in fp32 or for float64 logits in float64.
     """
     with torch.cuda.device_of(logits):  # triton launches on the current device
-        return _passes(kernels).forward(logits, grid, (height, width), align_corners)
+        return _passes(kernels).forward(logits, grid, (height, width))
 
 
 @patch_entropy.register_fake
-def _(
-    logits: Tensor, grid: int, height: int, width: int, align_corners: bool, kernels: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(logits: Tensor, grid: int, height: int, width: int, kernels: bool) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.promote_types(logits.dtype, torch.float32)
     patches = (logits.shape[0], grid * grid)
     return (
@@ -45,12 +41,11 @@ def patch_entropy_backward(
     grid: int,
     height: int,
     width: int,
-    align_corners: bool,
     kernels: bool,
 ) -> Tensor:
     """Gradient of the logits, in their type, for upstream gradients (B, P) and (), either of which may be None."""
     with torch.cuda.device_of(logits):
-        return _passes(kernels).backward(logits, grad_entropy, grad_max_square, grid, (height, width), align_corners)
+        return _passes(kernels).backward(logits, grad_entropy, grad_max_square, grid, (height, width))
 
 
 @patch_entropy_backward.register_fake
@@ -78,8 +73,8 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     (logits,) = ctx.saved_tensors
     if grad_entropy is None and grad_max_square is None:
-        return (None,) * 6
-    return patch_entropy_backward(logits, grad_entropy, grad_max_square, *ctx.settings), *(None,) * 5
+        return (None,) * 5
+    return patch_entropy_backward(logits, grad_entropy, grad_max_square, *ctx.settings), *(None,) * 4
 
 
 patch_entropy.register_autograd(_backward, setup_context=_save)

@@ -13,11 +13,11 @@ MASKED = -1e30
 """What a logit of -inf counts as: its p is zero all the same, and 0 * -inf in an interpolation is not NaN."""
 
 
-def pixel_entropy(logits: Tensor, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor]:
+def pixel_entropy(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Entropy (nats) and sum over classes of p^2 of each upsampled pixel: (B, K, h, w) -> (B, H, W) twice."""
     logits = logits.clamp_min(MASKED)
     if logits.shape[2:] != size:
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     log_p = F.log_softmax(logits, dim=1)
     p = log_p.exp()
     entropy = -(p * log_p).sum(1)
@@ -36,13 +36,11 @@ def rank_patches(entropy: Tensor) -> Tensor:
     return torch.argsort(order, dim=0)
 
 
-def patch_entropy(
-    logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool = False
-) -> tuple[Tensor, Tensor]:
+def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Patch entropies (B, G * G) and MaxSquare () of logits (B, K, h, w) at `size` (H, W), images in groups."""
 
     def sums(logits: Tensor) -> Tensors:
-        entropy, square = pixel_entropy(logits, size, align_corners)
+        entropy, square = pixel_entropy(logits, size)
         return patch_means(entropy, grid), square.sum((1, 2))
 
     height, width = size

@@ -23,28 +23,20 @@ _MASKED = tl.constexpr(MASKED)
 
 
 @triton.jit
-def _source(pixel, low, high, ALIGN: tl.constexpr):
+def _source(pixel, low, high):
     """Node before a pixel, -1 to low - 1, and the weight of the next one; exact while low * high < 2**30."""
-    if ALIGN:
-        unit = tl.maximum(high - 1, 1)
-        scaled = pixel * (low - 1)
-    else:
-        unit = 2 * high
-        scaled = (2 * pixel + 1) * low - high
+    unit = 2 * high
+    scaled = (2 * pixel + 1) * low - high
     node = (scaled + unit) // unit - 1
     weight = (scaled - node * unit).to(tl.float32) / unit
     return node, tl.where(node < 0, 1.0, tl.where(node < low - 1, weight, 0.0))
 
 
 @triton.jit
-def _first_pixel(node, low, high, ALIGN: tl.constexpr):
+def _first_pixel(node, low, high):
     """First pixel whose `_source` is this node or a later one; `high` where there is none."""
-    if ALIGN:
-        unit = tl.maximum(low - 1, 1)
-        scaled = node * tl.maximum(high - 1, 1)
-    else:
-        unit = 2 * low
-        scaled = (2 * node + 1) * high - low
+    unit = 2 * low
+    scaled = (2 * node + 1) * high - low
     pixel = (tl.maximum(scaled, 0) + unit - 1) // unit
     return tl.where(node < low, tl.minimum(pixel, high), high)
 
@@ -65,14 +57,14 @@ def _patch_of(pixel, size, grid):
 
 @triton.jit
 def _offsets(node, y, x, low_height, low_width, width, stride_h, stride_w,
-             IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+             IDENTITY: tl.constexpr):  # fmt: skip
     """Where the tile's logits of a class lie: row above and below (a scalar), column left and right, its weight."""
     if IDENTITY:
         above = y.to(tl.int64)[:, None] * stride_h
         left = x.to(tl.int64)[None, :] * stride_w
         return above, above, left, left, tl.zeros_like(x).to(tl.float32)
     else:  # noqa: RET505 - triton compiles what follows a return
-        column, across = _source(x, low_width, width, ALIGN)
+        column, across = _source(x, low_width, width)
         above = tl.minimum(tl.maximum(node, 0), low_height - 1).to(tl.int64) * stride_h
         below = tl.minimum(node + 1, low_height - 1).to(tl.int64) * stride_h
         left = tl.maximum(column, 0).to(tl.int64) * stride_w
@@ -127,7 +119,7 @@ def _softmax(image, classes, stride_k, above, below, left, right, across, down, 
 @triton.jit(do_not_specialize=["classes", "low_height", "low_width", "height", "width", "grid", "cells", "parts"])
 def sums_kernel(logits, stride_b, stride_k, stride_h, stride_w, sums,
                 classes, low_height, low_width, height, width, grid, cells, parts,
-                BR: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+                BR: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr):  # fmt: skip
     """Grid (cdiv(W, BX), G * cells * parts, B): column sums of entropy and of sum_c p^2 over a tile.
 
     To sums (B, G * cells * parts, 2, W), for each row of patches its cells, each in parts of BR rows; some are empty.
@@ -138,18 +130,16 @@ def sums_kernel(logits, stride_b, stride_k, stride_h, stride_w, sums,
     band = strip // (cells * parts)
     start = _patch_start(band, height, grid)
     end = _patch_start(band + 1, height, grid)
-    node = _source(start, low_height, height, ALIGN)[0] + strip // parts % cells
+    node = _source(start, low_height, height)[0] + strip // parts % cells
     if not IDENTITY:
-        start = tl.maximum(start, _first_pixel(node, low_height, height, ALIGN))
-        end = tl.minimum(end, _first_pixel(node + 1, low_height, height, ALIGN))
+        start = tl.maximum(start, _first_pixel(node, low_height, height))
+        end = tl.minimum(end, _first_pixel(node + 1, low_height, height))
     start += strip % parts * BR
     y = start + tl.arange(0, BR)
     rows = y < end
     columns = x < width
-    down = _source(y, low_height, height, ALIGN)[1]
-    above, below, left, right, across = _offsets(
-        node, y, x, low_height, low_width, width, stride_h, stride_w, IDENTITY, ALIGN
-    )
+    down = _source(y, low_height, height)[1]
+    above, below, left, right, across = _offsets(node, y, x, low_height, low_width, width, stride_h, stride_w, IDENTITY)
     present = tl.where(start < end, classes, 0)
     statistics = _softmax(logits + b * stride_b, present, stride_k, above, below, left, right, across, down,
                           rows, columns, BR, BX, IDENTITY)  # fmt: skip
@@ -196,7 +186,7 @@ def rank_kernel(sums, entropy, rank, squares, batch, height, width, grid, strips
 def gradient_kernel(logits, stride_b, stride_k, stride_h, stride_w,
                     grad_entropy, stride_gb, stride_gp, grad_square, out, out_b, out_k, out_h, out_w,
                     classes, low_height, low_width, height, width, grid, parts, square_scale,
-                    BR: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+                    BR: tl.constexpr, BX: tl.constexpr, IDENTITY: tl.constexpr):  # fmt: skip
     """Grid (cdiv(W, BX), cells * parts, B): gradient of the pixels of a tile.
 
     With dH/dz = -p (log p + H) and d(sum_c p^2)/dz = 2 p (p - sum_c p^2). IDENTITY, one cell: that is the gradient
@@ -210,17 +200,15 @@ def gradient_kernel(logits, stride_b, stride_k, stride_h, stride_w,
     start = strip * BR
     end = height
     if not IDENTITY:
-        start = _first_pixel(node, low_height, height, ALIGN) + strip % parts * BR
-        end = _first_pixel(node + 1, low_height, height, ALIGN)
+        start = _first_pixel(node, low_height, height) + strip % parts * BR
+        end = _first_pixel(node + 1, low_height, height)
     y = start + tl.arange(0, BR)
     rows = y < end
     columns = x < width
     mask = rows[:, None] & columns[None, :]
     image = logits + b * stride_b
-    down = _source(y, low_height, height, ALIGN)[1]
-    above, below, left, right, across = _offsets(
-        node, y, x, low_height, low_width, width, stride_h, stride_w, IDENTITY, ALIGN
-    )
+    down = _source(y, low_height, height)[1]
+    above, below, left, right, across = _offsets(node, y, x, low_height, low_width, width, stride_h, stride_w, IDENTITY)
     present = tl.where(start < end, classes, 0)
     maximum, total, entropy, square = _softmax(image, present, stride_k, above, below, left, right, across, down,
                                                rows, columns, BR, BX, IDENTITY)  # fmt: skip
@@ -262,22 +250,22 @@ def gradient_kernel(logits, stride_b, stride_k, stride_h, stride_w,
 
 @triton.jit(do_not_specialize=["classes", "low_height", "low_width", "width", "parts"])
 def gather_kernel(partial, partial_b, partial_k, partial_h, out, out_b, out_k, out_h, out_w,
-                  classes, low_height, low_width, width, parts, BX: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+                  classes, low_height, low_width, width, parts, BX: tl.constexpr):  # fmt: skip
     """Grid (B * K, h, cdiv(w, BX)): gradient of a row of nodes, from the cells above and below it, column by column."""
     b = (tl.program_id(0) // classes).to(tl.int64)
     k = (tl.program_id(0) % classes).to(tl.int64)
     y = tl.program_id(1).to(tl.int64)
     x = tl.program_id(2) * BX + tl.arange(0, BX)
     inside = x < low_width
-    start = tl.where(inside, _first_pixel(x - 1, low_width, width, ALIGN), 0)
-    end = tl.where(inside, _first_pixel(x + 1, low_width, width, ALIGN), 0)
+    start = tl.where(inside, _first_pixel(x - 1, low_width, width), 0)
+    end = tl.where(inside, _first_pixel(x + 1, low_width, width), 0)
     total = tl.zeros((BX,), tl.float32)
     for part in range(parts):
         cell_above = partial + b * partial_b + k * partial_k + (2 * (y * parts + part) + 1) * partial_h
         cell_below = cell_above + (2 * parts - 1) * partial_h
         for step in range(tl.max(end - start, 0)):
             pixel = start + step
-            node, weight = _source(pixel, low_width, width, ALIGN)
+            node, weight = _source(pixel, low_width, width)
             gradient = tl.load(cell_above + pixel, mask=pixel < end, other=0.0)
             gradient += tl.load(cell_below + pixel, mask=pixel < end, other=0.0)
             total += tl.where(node == x, 1.0 - weight, weight) * gradient

@@ -10,13 +10,13 @@ from sfda_kernels.patches import launch
 
 
 def forward(dtype: torch.dtype, *shape: int) -> None:
-    launch.forward(torch.empty(shape, dtype=dtype, device="meta"), 4, (256, 512), False)
+    launch.forward(torch.empty(shape, dtype=dtype, device="meta"), 4, (256, 512))
 
 
 def backward(dtype: torch.dtype, *shape: int, entropy: bool) -> None:
     logits = torch.empty(shape, dtype=dtype, device="meta")
     grad_entropy = torch.empty(shape[0], 16, device="meta") if entropy else None
-    launch.backward(logits, grad_entropy, torch.empty((), device="meta"), 4, (256, 512), False)
+    launch.backward(logits, grad_entropy, torch.empty((), device="meta"), 4, (256, 512))
 
 
 STRIDE_8, FULL, MANY = (8, 19, 32, 64), (8, 19, 256, 512), (8, 150, 32, 64)

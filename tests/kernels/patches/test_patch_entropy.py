@@ -26,23 +26,20 @@ def logit_maps(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -
     return (2 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)
 
 
-def axis_weights(low: int, high: int, align_corners: bool) -> Tensor:
+def axis_weights(low: int, high: int) -> Tensor:
     """Bilinear weights of each of `high` outputs over `low` inputs."""
     weights = torch.zeros(high, low, dtype=torch.float64)
     for i in range(high):
-        if align_corners:
-            position = i * (low - 1) / (high - 1) if high > 1 else 0.0
-        else:
-            position = max((i + 0.5) * low / high - 0.5, 0.0)
+        position = max((i + 0.5) * low / high - 0.5, 0.0)
         left = min(int(position), low - 1)
         weights[i, left] += 1 - (position - left)
         weights[i, min(left + 1, low - 1)] += position - left
     return weights
 
 
-def oracle(logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    vertical = axis_weights(logits.shape[2], size[0], align_corners)
-    horizontal = axis_weights(logits.shape[3], size[1], align_corners)
+def oracle(logits: Tensor, grid: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    vertical = axis_weights(logits.shape[2], size[0])
+    horizontal = axis_weights(logits.shape[3], size[1])
     p = torch.softmax(torch.einsum("yh,bkhw,xw->bkyx", vertical, logits, horizontal), 1)
     pixels = torch.special.entr(p).sum(1)
     entropy = torch.zeros(len(logits), grid * grid, dtype=torch.float64)
@@ -60,18 +57,15 @@ def oracle(logits: Tensor, grid: int, size: tuple[int, int], align_corners: bool
     st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6)),
     st.tuples(st.integers(5, 13), st.integers(5, 11)),
     st.sampled_from([1, 2, 3, 4, 5]),
-    st.booleans(),
     st.integers(0, 99),
 )
-def test_against_loops(
-    shape: tuple[int, int, int, int], size: tuple[int, int], grid: int, align_corners: bool, seed: int
-) -> None:
+def test_against_loops(shape: tuple[int, int, int, int], size: tuple[int, int], grid: int, seed: int) -> None:
     logits = logit_maps(*shape, seed=seed)
-    result = patch_entropy(logits, grid, size, align_corners=align_corners)
-    entropy, _, max_square = oracle(logits, grid, size, align_corners)
+    result = patch_entropy(logits, grid, size)
+    entropy, _, max_square = oracle(logits, grid, size)
     torch.testing.assert_close(result.entropy, entropy)
     torch.testing.assert_close(result.max_square, max_square)
-    plain = reference.patch_entropy(logits, grid, size, align_corners)
+    plain = reference.patch_entropy(logits, grid, size)
     torch.testing.assert_close(plain, (entropy, max_square))
     assert result.rank.dtype == torch.int64
     assert torch.equal(result.rank, rank_patches(result.entropy))
@@ -95,7 +89,7 @@ def test_ragged_patches_cover_every_pixel_once() -> None:
     logits = logit_maps(2, 3, 11, 7)
     entropy = patch_entropy(logits, 4, (11, 7)).entropy.view(2, 4, 4)
     areas = torch.tensor([3.0, 3, 3, 2], dtype=torch.float64).outer(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
-    _, pixels, _ = oracle(logits, 1, (11, 7), False)
+    _, pixels, _ = oracle(logits, 1, (11, 7))
     torch.testing.assert_close((entropy * areas).sum((1, 2)) / 77, pixels.mean((1, 2)))
 
 
@@ -122,20 +116,19 @@ def test_rank_counts_the_images_before_it(batch: int, patches: int, seed: int) -
 
 
 @pytest.mark.parametrize("piece", [2**22, 1])
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_gradcheck(align_corners: bool, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradcheck(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The formula of the backward pass, which the kernels share; and the plain reference by autograd."""
     monkeypatch.setattr(pieces, "MAP_BUDGET", piece)
     monkeypatch.setattr(cpu, "CHUNK", piece)
 
     def differentiable(logits: Tensor) -> tuple[Tensor, Tensor]:
-        result = patch_entropy(logits, 2, (5, 7), align_corners=align_corners)
+        result = patch_entropy(logits, 2, (5, 7))
         assert not result.rank.requires_grad
         return result.entropy, result.max_square
 
     logits = logit_maps(3, 4, 3, 2).requires_grad_()
     assert torch.autograd.gradcheck(differentiable, (logits,))
-    assert torch.autograd.gradcheck(lambda z: reference.patch_entropy(z, 2, (5, 7), align_corners), (logits,))
+    assert torch.autograd.gradcheck(lambda z: reference.patch_entropy(z, 2, (5, 7)), (logits,))
 
 
 def run(function: Any, logits: Tensor, grid: int, size: tuple[int, int]) -> list[Tensor]:
@@ -185,7 +178,7 @@ class Largest(TorchDispatchMode):
 def test_operators_keep_the_rules_of_pytorch(dtype: torch.dtype) -> None:
     logits = logit_maps(2, 3, 2, 3, dtype=dtype)
     entropy, square = logit_maps(2, 4).to(patch_entropy(logits, 2, (3, 4)).entropy), logit_maps()
-    settings = (2, 3, 4, False, False)
+    settings = (2, 3, 4, False)
     torch.library.opcheck(operator.patch_entropy, (logits.clone().requires_grad_(), *settings))
     for upstream in [(entropy, None), (None, square.to(entropy))]:
         torch.library.opcheck(operator.patch_entropy_backward, (logits, *upstream, *settings))
@@ -194,8 +187,8 @@ def test_operators_keep_the_rules_of_pytorch(dtype: torch.dtype) -> None:
 def test_only_a_chunk_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "CHUNK", 6 * 5 * 40)
     with Largest() as largest:
-        cpu.forward(logit_maps(1, 6, 4, 4), 2, (64, 40), False)
-        cpu.backward(logit_maps(1, 6, 4, 4), logit_maps(1, 4), logit_maps(), 2, (64, 40), False)
+        cpu.forward(logit_maps(1, 6, 4, 4), 2, (64, 40))
+        cpu.backward(logit_maps(1, 6, 4, 4), logit_maps(1, 4), logit_maps(), 2, (64, 40))
     assert largest.elements == 64 * 40  # the pixels' entropies; the upsampled logits are 6 times that
 
 
