@@ -5,7 +5,7 @@ are fp32 (float64 for float64 features), also under autocast. A map compares tok
 by cosine similarity over a temperature; `cosine=False` is the literal equation: raw dot products, the
 temperature ignored. Every function raises ValueError for features that are not four-dimensional, floating
 and non-empty, for a pair that disagrees in B, C or N, for a temperature that is not positive and finite, and where
-`backend.resolve_backend` does. On the CPU, "auto" and "torch" run formulas that hold the maps in strips; "torch" on
+`backend.use_kernels` does. On the CPU, "auto" and "torch" run formulas that hold the maps in strips; "torch" on
 another device is the reference.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from sfda_kernels.attention import reference
 from sfda_kernels.attention.attended_l1 import attended_l1
 from sfda_kernels.attention.gram_kl import gram_kl
-from sfda_kernels.backend import Backend, resolve_backend
+from sfda_kernels.backend import Backend, use_kernels
 from sfda_kernels.precision import full_precision, widen
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def attention_kl(
     Off the GPU's kernels no path holds a map larger than `pieces.MAP_BUDGET`.
     """
     _check_pair(synthetic, target, temperature)
-    kernels = resolve_backend(backend, "attention_kl", synthetic, target) == "triton"
+    kernels = use_kernels(backend, "attention_kl", synthetic, target)
     with full_precision(synthetic):
         p, q = synthetic.flatten(2), target.flatten(2)
         return gram_kl(p.mT, q.mT, temperature, cosine, kernels), gram_kl(p, q, temperature, cosine, kernels)
@@ -56,7 +56,7 @@ def attention_l1(
 ) -> Tensor:
     """Mean over the 2C x N elements of |attend(teacher) - attend(student)|, Eq. 6: (B,)."""
     _check_pair(teacher, student, temperature)
-    kernels = resolve_backend(backend, "attention_l1", teacher, student) == "triton"
+    kernels = use_kernels(backend, "attention_l1", teacher, student)
     with full_precision(teacher):
         t, s = teacher.flatten(2), student.flatten(2)
         spatial = attended_l1(t.mT, s.mT, temperature, cosine, kernels)
@@ -72,7 +72,7 @@ def attend(features: Tensor, *, temperature: float = 0.1, cosine: bool = True, b
     For inspection and figures: it has no kernel and runs the reference on every backend.
     """
     _check(features, temperature)
-    if resolve_backend(backend, "attend", features) == "triton" and not torch.compiler.is_compiling():
+    if use_kernels(backend, "attend", features) and not torch.compiler.is_compiling():
         _log_plain_once("attend")  # compiled, a log call would break the graph
     with full_precision(features):
         channels = _flatten(features)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sfda_kernels.backend import Backend, resolve_backend
+from sfda_kernels.backend import Backend, use_kernels
 from sfda_kernels.patches import patch_entropy as operator
 from sfda_kernels.patches import reference
 
@@ -40,7 +40,7 @@ def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int], *, backend: 
     if not 1 <= grid <= min(size):
         raise ValueError(f"grid must be between 1 and the shorter side of {tuple(size)}, not {grid}")
     height, width = size
-    kernels = resolve_backend(backend, "patch_entropy", logits) == "triton"
+    kernels = use_kernels(backend, "patch_entropy", logits)
     if kernels or logits.device.type == "cpu":
         return PatchEntropy(*operator.patch_entropy(logits, grid, height, width, kernels))
     entropy, max_square = reference.patch_entropy(logits, grid, (height, width))

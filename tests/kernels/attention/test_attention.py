@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -337,17 +338,17 @@ def test_temperature_must_be_positive_and_finite(temperature: float) -> None:
 @pytest.mark.parametrize("bad", [maps(2, 3, 4), torch.zeros(1, 2, 2, 2, dtype=torch.int64), maps(0, 2, 2, 2)])
 def test_bad_features(bad: Tensor) -> None:
     for function in (attend, spatial_attention, channel_attention):
-        with pytest.raises(ValueError, match="features must be"):
+        with pytest.raises(ValueError, match="^features"):
             function(bad)
     for pair in (attention_kl, attention_l1):
-        with pytest.raises(ValueError, match="features must be"):
+        with pytest.raises(ValueError, match="^features"):
             pair(maps(1, 2, 2, 2), bad)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2, 3), (1, 3, 2, 3), (1, 2, 2, 2)])
 def test_a_pair_must_agree(shape: tuple[int, ...]) -> None:
     for function in (attention_kl, attention_l1):
-        with pytest.raises(ValueError, match="same batch, channels"):
+        with pytest.raises(ValueError, match=re.escape(str(shape))):
             function(maps(1, 2, 2, 3), maps(*shape))
 
 
@@ -358,7 +359,7 @@ def test_unknown_backend() -> None:
         lambda b: attention_l1(x, x, backend=b),
         lambda b: attend(x, backend=b),
     ):
-        with pytest.raises(ValueError, match="auto, torch or triton"):
+        with pytest.raises(ValueError, match="cuda"):
             call("cuda")
 
 
