@@ -18,8 +18,7 @@ from benchmarks import naive
 from benchmarks.compare import DTYPES, Benchmark, Case, Function, batched, compiled, parse, run, where
 from benchmarks.floor import Count, Direction, count_kl, count_l1
 from benchmarks.row import Row
-from sfda_kernels import gram_kl, reference
-from sfda_kernels.attention import Preference
+from sfda_kernels.attention.gram_kl import gram_kl
 from sfda_kernels.backend import Backend
 
 TEMPERATURE = 0.1
@@ -111,38 +110,31 @@ def providers(case: Case, device: torch.device) -> dict[str, Function]:
             found["eager bf16"] = function
         if case.compiled:
             found["torch.compile"] = partial(in_fp32, compiled(function))
-    return found | our_providers(case.op, device)
+    return found | {"ours": ours(case.op, device)}
 
 
-def our_providers(op: str, device: torch.device) -> dict[str, Function]:
-    """Ours, by preference where there is one: on a GPU, for attention_kl."""
+def ours(op: str, device: torch.device) -> Function:
+    """Our operator, or the branch of it that `op` names."""
+    backend: Backend = "torch" if device.type == "cpu" else "triton"
     if op == "attention_l1":
-        return {"ours": partial(our_l1, "torch" if device.type == "cpu" else "triton")}
-    kl = partial(our_branch, int(op.endswith("channel"))) if op != "attention_kl" else our_kl
-    if device.type == "cpu":
-        return {"ours": partial(kl, "torch", "speed")}
-    return {f"ours {prefer}": partial(kl, "triton", prefer) for prefer in ("speed", "memory")}
+        return partial(our_l1, backend)
+    if op == "attention_kl":
+        return partial(our_kl, backend)
+    return partial(our_branch, int(op.endswith("channel")), backend)
 
 
-def our_kl(backend: Backend, prefer: Preference, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    return sfda_kernels.attention_kl(synthetic, target, prefer=prefer, backend=backend)
+def our_kl(backend: Backend, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    return sfda_kernels.attention_kl(synthetic, target, backend=backend)
 
 
 def our_l1(backend: Backend, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
     return (sfda_kernels.attention_l1(teacher, student, backend=backend),)
 
 
-def our_branch(
-    branch: int, backend: Backend, prefer: Preference, synthetic: Tensor, target: Tensor
-) -> tuple[Tensor, ...]:
+def our_branch(branch: int, backend: Backend, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """One branch of `attention_kl`, as its own code runs it: the public function has both."""
     p, q = (naive.tokens_of(features)[branch] for features in (synthetic, target))
-    if backend == "triton":
-        from sfda_kernels import gram_kl_triton  # imports triton
-
-        return (gram_kl_triton.gram_kl(p, q, TEMPERATURE, True, prefer),)
-    p, q = (reference.scale_tokens(tokens, TEMPERATURE, True) for tokens in (p, q))
-    return (gram_kl.gram_kl(p, q, 1 / TEMPERATURE),)
+    return (gram_kl(p, q, TEMPERATURE, True, backend == "triton"),)
 
 
 def count(case: Case, direction: Direction) -> Count:

@@ -4,8 +4,8 @@ Dual attention (Eq. 6-10): `attend`, `attention_kl`, `attention_l1`.
 Patch entropy (Eq. 2, 13, 14): `patch_entropy`, `rank_patches`.
 """
 
-from sfda_kernels.attention import attend, attention_kl, attention_l1, channel_attention, spatial_attention
-from sfda_kernels.patches import PatchEntropy, patch_entropy, rank_patches
+from sfda_kernels.attention.api import attend, attention_kl, attention_l1, channel_attention, spatial_attention
+from sfda_kernels.patches.api import PatchEntropy, patch_entropy, rank_patches
 
 __all__ = [
     "PatchEntropy",

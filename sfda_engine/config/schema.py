@@ -200,8 +200,6 @@ class MethodConfig:
     """Divisor of the cosine similarities in the attention maps (Eq. 8-9)."""
     attention: Literal["cosine", "dot"] = "cosine"
     """Similarity in the attention maps: cosine / temperature, or the raw dot product of Eq. 8-9."""
-    attention_divergence: Literal["forward", "reverse", "js"] = "forward"
-    """Divergence of L_DAD^st (Eq. 7): forward = KL(synthetic || target)."""
     discrepancy: Literal["log", "linear"] = "log"
     """How L_MAE and L_DAD^ss enter the generator's loss: -log(1 + x), or -x as in Eq. 11."""
     bns_norm: Literal["mean_l2", "sum_squares"] = "mean_l2"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn import functional
 
 import sfda_kernels
 from sfda_engine.distributed.collectives import mean
 from sfda_engine.losses.attention import AttentionSettings
-
-Divergence = Literal["forward", "reverse", "js"]
 
 
 def mae_loss(source_logits: Tensor, student_logits: Tensor) -> Tensor:
@@ -27,12 +23,7 @@ def dad_ss_loss(source_features: Tensor, student_features: Tensor, settings: Att
     return mean(distances.mean())
 
 
-def dad_st_loss(
-    synthetic_features: Tensor,
-    target_features: Tensor,
-    settings: AttentionSettings,
-    divergence: Divergence = "forward",
-) -> Tensor:
+def dad_st_loss(synthetic_features: Tensor, target_features: Tensor, settings: AttentionSettings) -> Tensor:
     """Eq. 7: KL of the attention maps of synthetic images in the source against target frames in the student.
 
     `target_features` (B, C, h', w') are pooled to the grid of `synthetic_features` (B, C, h, w), as the paper does
@@ -41,10 +32,6 @@ def dad_st_loss(
     height, width = synthetic_features.shape[-2:]
     pooled = functional.adaptive_avg_pool2d(target_features[: len(synthetic_features)], (height, width))
     spatial, channel = sfda_kernels.attention_kl(
-        synthetic_features,
-        pooled,
-        temperature=settings.temperature,
-        cosine=settings.cosine,
-        divergence=divergence,
+        synthetic_features, pooled, temperature=settings.temperature, cosine=settings.cosine
     )
     return mean(spatial.mean() + channel.mean())

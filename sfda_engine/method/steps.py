@@ -129,7 +129,7 @@ def generator_terms(
     terms = {"bns": bns_loss(layers, norm=method.bns_norm)}
     total = method.bns_weight * terms["bns"]
     if method.tau > 0 and target_features is not None:
-        terms["dad_st"] = dad_st_loss(source.features, target_features.detach(), attention, method.attention_divergence)
+        terms["dad_st"] = dad_st_loss(source.features, target_features.detach(), attention)
         total = total + method.tau * terms["dad_st"]
     if not warmup:
         with frozen(networks.student), batch_norm_statistics(networks.student, synthetic_statistics(method)):

@@ -258,7 +258,8 @@ def test_digest_of_the_engine_follows_its_files(monkeypatch: pytest.MonkeyPatch,
     copy = tmp_path / "sfda_kernels"
     package = Path(__file__).parents[3] / "kernels" / "sfda_kernels"
     shutil.copytree(package, copy)
-    (copy / "reference.py").write_text((copy / "reference.py").read_text() + "\n# one more line\n")
+    operator = copy / "attention" / "reference.py"
+    operator.write_text(operator.read_text() + "\n# one more line\n")
     true_spec = provenance.find_spec
 
     def moved(name: str) -> Any:

@@ -17,7 +17,7 @@ from sfda_engine.losses.max_square import image_weighted_max_square
 from sfda_engine.losses.pseudo_label import SMOOTHING, pseudo_label_loss
 from sfda_engine.method.ranking import rank_target
 from sfda_engine.models.norms import GlobalBatchNorm, batch_moments
-from sfda_kernels.reference import scale_tokens
+from sfda_kernels.attention.reference import scale_tokens
 
 SIZE, GRID, CLASSES = (16, 20), 2, 4
 SETTINGS = AttentionSettings(temperature=0.1, cosine=True)

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sfda_kernels import attended_l1_triton, gram_kl_triton
+from sfda_kernels.attention import launch_attended_l1, launch_gram_kl
 
 
 def features(count: int, depth: int, layout: str, dtype: torch.dtype) -> Tensor:
@@ -22,15 +22,15 @@ def gram_kl(
 ) -> None:
     """Forward, and backward for the gradient of the first tokens or of the `target`."""
     x = features(count, depth, layout, dtype)
-    _, *saved = gram_kl_triton.forward(x, x, 0.1, cosine, path)
-    gram_kl_triton.backward(torch.empty(1, device="meta"), x, x, *saved, 0.1, path, target)
+    _, *saved = launch_gram_kl.forward(x, x, 0.1, cosine, path)
+    launch_gram_kl.backward(torch.empty(1, device="meta"), x, x, *saved, 0.1, path, target)
 
 
 def attended_l1(count: int, depth: int, layout: str, dtype: torch.dtype) -> None:
     x = features(count, depth, layout, dtype)
-    _, sign, rows, scales, healthy, attention, _ = attended_l1_triton.forward(x, x, 0.1, True, True, False)
+    _, sign, rows, scales, healthy, attention, _ = launch_attended_l1.forward(x, x, 0.1, True, True, False)
     side = (attention, rows[0], rows[1], scales[0], healthy[0])
-    attended_l1_triton.backward(torch.empty(1, device="meta"), x, sign, *side, 0.1)
+    launch_attended_l1.backward(torch.empty(1, device="meta"), x, sign, *side, 0.1)
 
 
 CASES = {
