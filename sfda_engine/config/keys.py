@@ -80,8 +80,53 @@ def _likeness(name: str, known: str, *, last: bool = False) -> float:
     return SequenceMatcher(None, name, known).ratio()
 
 
+RENAMED = {
+    "target.num_workers": "run.num_workers",
+    "source.num_workers": "run.num_workers",
+    "source.scale": "source.augment",
+    "source.flip": "source.augment",
+    "source.jitter": "source.augment",
+    "method.max_square_scale": "method.terms (stable: halved, printed: whole)",
+    "method.attention": "method.temperature (null = raw dot products)",
+    "method.discrepancy": "method.terms",
+    "method.bns_norm": "method.terms",
+    "method.discriminator_input": "method.terms",
+    "method.bn_source_share": "method.bn_share",
+    "method.bn_warm_start_passes": "method.bn_share (1 = no warm start)",
+    "method.student_clip_grad_norm": "method.clip_grad_norm",
+    "method.synthetic_sizes": "method.synthetic_size",
+}
+"""Keys of earlier versions, and what does their work now."""
+GONE = {
+    "model.activation_checkpointing",
+    "target.augment",
+    "target.max_corrupt_share",
+    "evaluate.window_overlap",
+    "source.momentum",
+    "method.attention_divergence",
+    "method.bn_final_passes",
+    "method.bn_momentum",
+    "method.discriminator_betas",
+    "method.generator_betas",
+    "method.generator_width",
+    "method.max_square_image_weighted",
+    "method.momentum",
+    "method.poly_power",
+    "method.pseudo_label_drop",
+    "method.pseudo_label_scales",
+    "method.synthetic_view",
+    "method.weight_decay",
+}
+"""Keys of earlier versions that nothing replaces: what they set is as it should be."""
+
+
 def suggest(name: str) -> str:
-    """What to take for an unknown key: the nearest one where it is like it, else what there is to choose from."""
+    """What to take for an unknown key: what an old one is called now, the nearest one where it is like it, else what
+    there is to choose from."""
+    if name in RENAMED:
+        return f"it is now {RENAMED[name]}"
+    if name in GONE:
+        return "it was removed: leave it out"
     close = nearest(name)
     if _likeness(name[:LONGEST_NAME], close, last=True) >= CLOSE:
         return f"the nearest valid one is {close!r}"

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from sfda_engine.config.checks import validate
 from sfda_engine.config.keys import KEYS, SECTIONS, describe, shown, suggest
-from sfda_engine.config.presets import PRESETS
+from sfda_engine.config.presets import ALIASES, PRESETS
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
@@ -46,10 +46,12 @@ _Dumper.add_representer(
 def load_config(config: str | Path | None = None, overrides: Sequence[str] = (), *, default: str = "demo") -> Config:
     """Read a path or a shipped config's bare name, then overrides ("--run.steps", "5" or "--run.steps=5").
 
-    `default` is used where `config` is None. Raises UserError on a missing file, an unknown key, a wrong type
+    `default` is used where `config` is None, unless a model or frames of the user's own are named: then `own` is.
+    Raises UserError on a missing file, an unknown key, a wrong type
     or a value out of range; never exits.
     """
-    return _load(default if config is None else config, _override_entries(overrides))
+    entries = list(_override_entries(overrides))
+    return _load(_default(entries, default) if config is None else config, entries)
 
 
 def parse_command(
@@ -71,7 +73,8 @@ def parse_command(
     entries = list(_override_entries(token for token in argv if token not in FLAGS))
     entries += [(key, "true", "the command line") for switch, key in SWITCHES.items() if switch in argv]
     named = [text for key, text, _ in entries if key == "config"]
-    config = _load(named[-1] if named else default_config, (e for e in entries if e[0] != "config"))
+    entries = [entry for entry in entries if entry[0] != "config"]
+    config = _load(named[-1] if named else _default(entries, default_config), entries)
     if "--print_config" in argv:
         print(to_yaml(config), end="")
         raise SystemExit(0)
@@ -125,11 +128,32 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in (PACKAGE / "recipes").glob("*.yaml"))
 
 
+def _default(entries: Iterable[Entry], default: str) -> str:
+    """The shipped configuration of a command that names none: the user's own model or frames inherit nothing."""
+    own = {"model.weights", "target.root", "source.root", "evaluate.root"}
+    return "own" if any(key in own and text != "null" for key, text, _ in entries) else default
+
+
+def _implied(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """A root that is given means a folder, unless the same source says of which data set."""
+    entries = list(entries)
+    named = {key for key, _, _ in entries}
+    for key, text, where in entries:
+        section, _, name = key.partition(".")
+        if name == "root" and text != "null" and f"{section}.dataset" not in named:
+            yield f"{section}.dataset", "folder", where
+            if f"{section}.split" not in named:
+                yield f"{section}.split", "null", where
+        yield key, text, where
+
+
 def _load(config: str | Path, entries: Iterable[Entry]) -> Config:
     path = _config_path(config)
     table: dict[str, str] = {}
-    for key, text, where in [*_yaml_entries(path), *entries]:
+    for key, text, where in [*_yaml_entries(path), *_implied(entries)]:
         _check_key(key, where)
+        if key == "method.preset":
+            text = ALIASES.get(text, text)
         if key not in SECTIONS:
             table[key] = text
         elif text == "null":

@@ -63,7 +63,7 @@ def open_target(config: TargetConfig) -> Images:
     """The unlabelled target frames. Raises UserError for a missing root, an empty folder or corrupt images."""
     if config.dataset == "scenes":
         return SceneImages(_domain(config.split), purpose="target", size=config.size, frames=config.frames)
-    return FrameFiles(drop_corrupt(target_paths(config), max_share=config.max_corrupt_share))
+    return FrameFiles(drop_corrupt(target_paths(config)))
 
 
 def target_paths(config: TargetConfig) -> list[Path]:

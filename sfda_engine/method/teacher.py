@@ -32,6 +32,10 @@ from sfda_engine.errors import UserError
 from sfda_engine.models.norms import mix_statistics, reestimate_statistics
 from sfda_engine.models.segmenter import Size, alignment_of, scaled_size, upsample
 
+SCALES = (1.0, 1.5)
+"""Input sizes, as factors of the student's, that the labels average over; the largest bounds the student's zoom."""
+DROP = 0.2
+"""Share of each class's pixels, the least confident, that get no pseudo-label."""
 SAMPLED_FRAMES = 128
 SAMPLED_PIXELS = 2048
 ALIGNMENT_STEPS = 40
@@ -126,8 +130,8 @@ def label_target(
     target: Images,
     *,
     size: Size,
-    scales: Sequence[float],
-    drop: float,
+    scales: Sequence[float] = SCALES,
+    drop: float = DROP,
     batch_size: int,
     device: torch.device,
     source: nn.Module,

@@ -18,6 +18,7 @@ from sfda_engine.models.norms import mix_statistics, reestimate_statistics
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import Size
 
+PASSES = 2
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -31,10 +32,9 @@ def estimate_on_target(
     batch_size: int,
     seed: int,
     device: torch.device,
-    passes: int,
     share: float | None,
 ) -> float:
-    """Replace the BN statistics of `student` by those of `passes` passes over the target frames, mixed with `source`'s.
+    """Replace the BN statistics of `student` by those of PASSES passes over the target frames, mixed with `source`'s.
 
     Returns `share` (0..1) of `source`, the chosen one where that is None. All processes do the same on the same frames.
     Both networks end on `device`, `student` in eval mode.
@@ -45,7 +45,7 @@ def estimate_on_target(
         batch_size=batch_size,
         seed=seed,
         start=0,
-        stop=max(1, passes * len(target) // batch_size),
+        stop=max(1, PASSES * len(target) // batch_size),
     )
     student.to(device).eval()
     source.to(device)

@@ -40,9 +40,7 @@ def print_plan(config: Config, opened: Opened) -> None:
         "target": f"{len(trainer.target)} frames at {target.size[0]}x{target.size[1]}, batch {target.batch_size}",
         "method": f"preset {method.preset}, alpha {method.alpha}, beta {method.beta}, tau {method.tau}, "
         f"gamma {method.gamma}, K {method.patch_grid}",
-        "pseudo-labels": f"weight {method.pseudo_label_weight}, scales {list(method.pseudo_label_scales)}"
-        if method.pseudo_label_weight
-        else "none",
+        "pseudo-labels": f"weight {method.pseudo_label_weight}" if method.pseudo_label_weight else "none",
         "steps": f"{trainer.warmup_steps} generator warm-up + {trainer.steps} adaptation",
         "device": f"{trainer.accelerator.device}, precision {trainer.accelerator.mixed_precision}",
         "evaluation": "none (no labels given)" if config.evaluate is None else "after adaptation",

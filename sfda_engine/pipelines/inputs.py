@@ -23,17 +23,21 @@ from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.evaluation.scores import check_subset
 from sfda_engine.evaluation.sliding_window import Window, check_windows
 from sfda_engine.inspection.examination import Intake, examination_device, examine, exposure_of, heed
-from sfda_engine.method.synthetic_views import synthetic_sizes
+from sfda_engine.method.teacher import SCALES
 from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.norms import require_batch_norm
 from sfda_engine.models.segmenter import alignment_of, check_forward, scaled_size
 from sfda_engine.models.weights import WeightsInfo, sha256_of
 from sfda_engine.pipelines.networks import load_segmenter
+from sfda_engine.pipelines.objective import synthetic_size
 from sfda_engine.run_folder.create import check_output, create_run_folder
 from sfda_engine.run_folder.resume import begin, origin_of
 from sfda_engine.views.augmented import VIEWS
 
 log = logging.getLogger(__name__)
+
+WINDOW_OVERLAP = 0.25
+"""Share of a window's sides that the next one covers again, at least."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def check_against(config: Config, source: nn.Module, info: WeightsInfo) -> None:
     if config.evaluate is not None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
-    for size in {config.target.size, config.target.seen, *synthetic_sizes(config), *scaled_sizes(source, config)}:
+    for size in {config.target.size, config.target.seen, synthetic_size(config), *scaled_sizes(source, config)}:
         check_forward(source, size)
     if config.evaluate is not None and (window := window_of(config.evaluate)):
         check_windows(source, window)
@@ -109,16 +113,16 @@ def check_against(config: Config, source: nn.Module, info: WeightsInfo) -> None:
 def scaled_sizes(source: nn.Module, config: Config) -> set[tuple[int, int]]:
     """[width, height] at which a user's own network will see target frames in views and pseudo-labelling; the engine's
     own networks take any."""
-    method, alignment = config.method, alignment_of(source)
+    alignment = alignment_of(source)
     if alignment == 1:
         return set()
-    scales = {view.scale for view in VIEWS.values()} | set(method.pseudo_label_scales)
+    scales = {view.scale for view in VIEWS.values()} | set(SCALES)
     return {scaled_size(config.target.size, scale, alignment) for scale in scales}
 
 
 def window_of(config: EvaluateConfig) -> Window | None:
     """The sliding window that is asked for; None = whole frames."""
-    return Window(*config.window, config.window_overlap) if config.window else None
+    return Window(*config.window, WINDOW_OVERLAP) if config.window else None
 
 
 def accelerator_for(config: Config, folder: Path | None) -> Accelerator:

@@ -25,8 +25,8 @@ from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.pipelines.cost import peak_memory_mb, seconds_per_step
 from sfda_engine.pipelines.inputs import Inputs, accelerator_for
 from sfda_engine.pipelines.networks import load_segmenter
+from sfda_engine.pipelines.objective import total_steps, warmup_steps
 from sfda_engine.pipelines.preparation import prepare
-from sfda_engine.pipelines.steps import total_steps, warmup_steps
 from sfda_engine.pipelines.training import make_trainer
 
 

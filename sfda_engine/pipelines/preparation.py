@@ -10,16 +10,15 @@ from torch import nn
 
 from sfda_engine.distributed.collectives import wait_for_all
 from sfda_engine.method.steps import Networks
-from sfda_engine.method.synthetic_views import generator_size
 from sfda_engine.method.teacher import label_target
 from sfda_engine.method.warm_start import estimate_on_target
-from sfda_engine.models.activation_checkpointing import checkpoint_activations
 from sfda_engine.models.discriminator import PatchDiscriminator
-from sfda_engine.models.generator import LATENT_DIM, Generator
+from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import save_weights
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.pipelines.networks import fresh_segmenter
+from sfda_engine.pipelines.objective import synthetic_size
 from sfda_engine.run_folder.start import Start, find_start, load_start, save_start
 
 
@@ -43,14 +42,13 @@ def prepare(inputs: Inputs) -> Prepared:
     set_seed(config.run.seed)  # one state from here on, whether the start was made or loaded
     if method.student_init == "fresh":
         student = fresh_segmenter(inputs.info, config.model)
-    elif not method.bn_warm_start_passes:
+    elif method.bn_share == 1:
         student = copy.deepcopy(source)
-    if config.model.activation_checkpointing:
-        checkpoint_activations(student)
+    width, height = synthetic_size(config)
     networks = Networks(
         source=source,
         student=student,
-        generator=Generator(generator_size(config), latent_dim=LATENT_DIM, width=method.generator_width),
+        generator=Generator((height, width)),
         discriminator=PatchDiscriminator(inputs.info.num_classes, method.patch_grid**2),
     )
     return Prepared(networks, preprocess, start)
@@ -84,8 +82,7 @@ def make_start(inputs: Inputs, student: nn.Module, preprocess: Preprocess) -> St
         batch_size=config.target.batch_size,
         seed=config.run.seed,
         device=accelerator.device,
-        passes=method.bn_warm_start_passes or 2,
-        share=method.bn_source_share,
+        share=0.0 if method.bn_share == 1 else method.bn_share,
     )
     if method.pseudo_label_weight == 0:
         return Start(share)
@@ -94,8 +91,6 @@ def make_start(inputs: Inputs, student: nn.Module, preprocess: Preprocess) -> St
         preprocess,
         inputs.target,
         size=config.target.size,
-        scales=method.pseudo_label_scales,
-        drop=method.pseudo_label_drop,
         batch_size=config.target.batch_size,
         device=accelerator.device,
         source=inputs.source,

@@ -19,7 +19,6 @@ from sfda_engine.evaluation.scores import print_scores
 from sfda_engine.files import write_json
 from sfda_engine.inspection.examination import Intake, heed
 from sfda_engine.inspection.table import intake_json
-from sfda_engine.method.steps import uses_transfer
 from sfda_engine.pipelines.cost import peak_memory_mb
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.pipelines.judging import Verdict
@@ -46,7 +45,7 @@ def report(
     folder, config = inputs.folder, inputs.config
     assert folder is not None
     result = result_of(inputs, trainer, verdict, scores, intake)
-    synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None
+    synthetic = trainer.synthesize(6) if trainer.objective.uses_transfer else None
     if inputs.accelerator.is_main_process:
         write_json(folder / "result.json", result)
         save_panels(folder, config, inputs.target, trainer.networks.source, inputs.info, verdict.network, verdict.info)

@@ -46,6 +46,11 @@ from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
 log = logging.getLogger(__name__)
 
 
+MOMENTUM, POLY_POWER = 0.9, 0.9
+ZOOM, JITTER = 1.5, 0.15
+"""Largest enlargement before the random crop, largest relative change of brightness, contrast and saturation."""
+
+
 class Batch(NamedTuple):
     """Frames (B, 3, H, W) RGB in [0, 1] and labels (B, H, W) int64, 255 ignored."""
 
@@ -161,11 +166,11 @@ def run_training(
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=source.lr,
-        momentum=source.momentum,
+        momentum=MOMENTUM,
         weight_decay=source.weight_decay,
         nesterov=True,
     )
-    schedule = PolynomialLR(optimizer, total_iters=steps, power=config.method.poly_power)
+    schedule = PolynomialLR(optimizer, total_iters=steps, power=POLY_POWER)
     copy_from_main(model)
     share_statistics(model)
     if process_index() > 0:
@@ -176,7 +181,7 @@ def run_training(
 
     def batches(start: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
         repeat = run.gradient_accumulation
-        loader = source_loader(source, images, seed=run.seed, start=start * repeat, stop=stop * repeat)
+        loader = source_loader(config, images, start=start * repeat, stop=stop * repeat)
         items = (Batch(item["image"], item["label"]) for item in accelerator.prepare(loader))
         return in_steps(items, start=start, repeat=repeat)
 
@@ -192,14 +197,16 @@ def run_training(
     return accelerator.unwrap_model(model)
 
 
-def source_loader(source: SourceConfig, images: LabelledImages, *, seed: int, start: int, stop: int) -> DataLoader:
+def source_loader(config: Config, images: LabelledImages, *, start: int, stop: int) -> DataLoader:
     """The batches of steps `start` to `stop`, augmented; a function of the seed alone."""
+    source, seed = config.source, config.run.seed
+    assert source is not None
     frames = TrainingFrames(
         images,
         size=source.size,
-        scale=source.scale,
-        flip=source.flip,
-        jitter=source.jitter,
+        scale=(1.0, ZOOM if source.augment else 1.0),
+        flip=True,
+        jitter=JITTER if source.augment else 0.0,
         seed=seed,
     )
     return draw_loader(
@@ -209,7 +216,7 @@ def source_loader(source: SourceConfig, images: LabelledImages, *, seed: int, st
         seed=seed,
         start=start,
         stop=stop,
-        num_workers=source.num_workers,
+        num_workers=config.run.num_workers,
     )
 
 

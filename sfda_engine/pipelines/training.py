@@ -27,21 +27,26 @@ from sfda_engine.method.steps import (
     Updates,
     adaptation_step,
     generator_terms,
-    unwritten_statistics,
 )
-from sfda_engine.method.synthetic_views import draw_view
+from sfda_engine.method.teacher import SCALES
 from sfda_engine.method.warm_start import estimate_on_target
-from sfda_engine.models.generator import LATENT_DIM, View
+from sfda_engine.models.generator import LATENT_DIM
 from sfda_engine.models.norms import batch_norm_statistics, set_momentum, share_statistics
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.pipelines.objective import objective_of, total_steps, warmup_steps
 from sfda_engine.pipelines.preparation import Prepared
-from sfda_engine.pipelines.steps import total_steps, warmup_steps
 from sfda_engine.run_folder.start import Start
 from sfda_engine.training.guard import Guard
 from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
 from sfda_engine.training.position import PhaseName
 from sfda_engine.training.snapshots import Snapshots
+
+MOMENTUM, WEIGHT_DECAY, POLY_POWER = 0.9, 1e-4, 0.9
+"""The paper's, of the student's SGD and its learning rate."""
+GENERATOR_BETAS, DISCRIMINATOR_BETAS = (0.5, 0.999), (0.9, 0.99)
+BN_MOMENTUM = 0.02
+"""Of the student's running statistics on target frames, where it normalizes with batches."""
 
 
 class Batch(NamedTuple):
@@ -66,6 +71,7 @@ class Trainer:
     ) -> None:
         self.config, self.accelerator, self.target, self.start = config, accelerator, target, start
         self.preprocess = preprocess.to(accelerator.device)
+        self.objective = objective_of(config.method)
         self.steps = total_steps(config, len(target))
         self.warmup_steps = warmup_steps(config)
         self.networks, self.updates, self.schedule = self._prepare(networks)
@@ -89,17 +95,17 @@ class Trainer:
         student_optimizer = torch.optim.SGD(
             networks.student.parameters(),
             lr=method.lr,
-            momentum=method.momentum,
-            weight_decay=method.weight_decay,
-            nesterov=method.momentum > 0,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            nesterov=True,
         )
         generator_optimizer = torch.optim.Adam(
-            networks.generator.parameters(), lr=method.generator_lr, betas=method.generator_betas
+            networks.generator.parameters(), lr=method.generator_lr, betas=GENERATOR_BETAS
         )
         discriminator_optimizer = torch.optim.Adam(
-            networks.discriminator.parameters(), lr=method.discriminator_lr, betas=method.discriminator_betas
+            networks.discriminator.parameters(), lr=method.discriminator_lr, betas=DISCRIMINATOR_BETAS
         )
-        set_momentum(networks.student, method.bn_momentum)
+        set_momentum(networks.student, BN_MOMENTUM)
         for network in (networks.source, networks.student, networks.generator, networks.discriminator):
             copy_from_main(network)
             network.to(memory_format=torch.channels_last)  # faster convolutions
@@ -113,11 +119,11 @@ class Trainer:
         student.eval()
         source = networks.source.to(accelerator.device).eval().requires_grad_(False)
         updates = Updates(
-            student=make_update(accelerator, student_optimizer, method.student_clip_grad_norm),
+            student=make_update(accelerator, student_optimizer, method.clip_grad_norm),
             generator=make_update(accelerator, generator_optimizer, method.clip_grad_norm),
             discriminator=make_update(accelerator, discriminator_optimizer),
         )
-        schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=method.poly_power)
+        schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=POLY_POWER)
         return Networks(source, student, generator, discriminator), updates, schedule
 
     def run(self) -> None:
@@ -140,7 +146,7 @@ class Trainer:
 
         `student` is the network itself, or another with its layers.
         """
-        if passes := self.config.method.bn_final_passes:
+        if self.objective.target_bn == "running":
             estimate_on_target(
                 student,
                 self.networks.source,
@@ -150,14 +156,13 @@ class Trainer:
                 batch_size=self.config.target.batch_size,
                 seed=self.config.run.seed,
                 device=self.accelerator.device,
-                passes=passes,
                 share=self.start.source_share,
             )
 
     def make_guard(self) -> Guard:
         """The guard of a run that begins, or that is yet to be loaded: the student is as it starts."""
         method, target = self.config.method, self.config.target
-        if method.student_init == "fresh" or not method.bn_warm_start_passes:
+        if method.student_init == "fresh" or method.bn_share == 1:
             return Guard(self.networks, self.updates, None)
         probe = make_probe(
             self.networks.student, self.target, self.preprocess, size=target.size, batch_size=target.batch_size
@@ -175,13 +180,13 @@ class Trainer:
         seed = mix_seeds(run.seed, 1 if phase == "generator_warmup" else 2)
         loader: DataLoader = self.accelerator.prepare(
             draw_loader(
-                TargetFrames(self.target, size=target.size, flip=target.augment, seed=seed, crop=target.crop),
+                TargetFrames(self.target, size=target.size, flip=True, seed=seed, crop=target.crop),
                 len(self.target),
                 batch_size=target.batch_size,
                 seed=seed,
                 start=start * repeat,
                 stop=stop * repeat,
-                num_workers=target.num_workers,
+                num_workers=run.num_workers,
             )
         )
         labelled = self.self_training(phase, start * repeat, stop * repeat)
@@ -195,32 +200,29 @@ class Trainer:
         """A batch of pseudo-labelled frames for each of the draws `start` to `stop`; None where there are no labels."""
         if self.start.pseudo_labelled is None or phase == "generator_warmup":
             return itertools.repeat(None)
-        target, method = self.config.target, self.config.method
+        target = self.config.target
         return self_training_batches(
             self.accelerator,
             self.preprocess,
             self.start.pseudo_labelled,
             size=target.size,
             crop=target.crop,
-            flip=target.augment,
-            zoom=max(method.pseudo_label_scales),
+            zoom=max(SCALES),
             batch_size=target.batch_size,
-            num_workers=target.num_workers,
+            num_workers=self.config.run.num_workers,
             seed=self.config.run.seed,
             start=start,
             stop=stop,
         )
 
     def warm_up_on(self, index: int, batch: Batch) -> dict[str, Tensor]:
-        networks, method = self.networks, self.config.method
-        view = self._view(0, index)
+        networks, objective = self.networks, self.objective
         with self.accelerator.autocast():
             features = None
-            if method.tau > 0:
-                with torch.no_grad(), batch_norm_statistics(networks.student, unwritten_statistics(method)):
+            if objective.tau > 0:
+                with torch.no_grad(), batch_norm_statistics(networks.student, objective.unwritten_statistics):
                     features = networks.student(batch.images).features
-                    features = view.of_features(features, (batch.images.shape[-2], batch.images.shape[-1]))
-            terms = generator_terms(networks, self._latent(0, index, 0), features, method, warmup=True, view=view)
+            terms = generator_terms(networks, self._latent(0, index, 0), features, objective, warmup=True)
         self.updates.generator(terms["total"])
         return {f"generator/{name}": value.detach() for name, value in terms.items()}
 
@@ -231,15 +233,10 @@ class Trainer:
             self.updates,
             batch.images,
             latents,
-            self.config.method,
+            self.objective,
             self.accelerator.autocast,
             batch.self_training,
-            self._view(1, index),
         )
-
-    def _view(self, phase: int, step: int) -> View:
-        """What the synthetic images of a step show, the same on all processes: drawn from (seed, phase, step)."""
-        return draw_view(self.config, torch.Generator().manual_seed(mix_seeds(self.config.run.seed, 5, phase, step)))
 
     def _latent(self, phase: int, step: int, part: int) -> Tensor:
         """z ~ N(0, I) of Eq. 3: drawn for the global batch from (seed, phase, step, part), this process's share."""
@@ -250,7 +247,7 @@ class Trainer:
     @torch.no_grad()
     def synthesize(self, count: int) -> Tensor:
         """Synthetic images (count, 3, h, w) of the generator as it stands, for the report; all processes draw them."""
-        return gather(self.networks.generator(self._latent(2, 0, 0), self._view(2, 0)))[:count]
+        return gather(self.networks.generator(self._latent(2, 0, 0)))[:count]
 
 
 def make_trainer(inputs: Inputs, prepared: Prepared) -> Trainer:

@@ -50,7 +50,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "seed": config.run.seed,
         "arch": info.arch,
         "exposure": info.exposure,
-        "bn_source_share": result.source_share,
+        "bn_share": result.source_share,
         "classes": list(info.class_names),
         "palette": [list(color) for color in info.palette],
         "source_sha256": info.source_sha256,
