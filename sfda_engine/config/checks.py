@@ -72,24 +72,25 @@ def _check_sizes(config: Config) -> None:
     """Crops and windows lie within their frames."""
     target = config.target
     if target.crop is not None:
-        _demand_within("target.crop", target.crop, "target.size", target.size)
+        _demand_within("target.crop", target.crop, target.size)
     if config.evaluate is not None and (window := config.evaluate.window) is not None:
-        _demand_within("evaluate.window", window, "target.size", target.size)
+        _demand_within("evaluate.window", window, target.size)
         aligned = not any(side % WINDOW_STRIDE for side in window)
         _demand(aligned, "evaluate.window", window, f"of multiples of {WINDOW_STRIDE}, as of the coarsest network")
 
 
-def _demand_within(key: str, part: tuple[int, int], whole_key: str, whole: tuple[int, int]) -> None:
+def _demand_within(key: str, part: tuple[int, int], whole: tuple[int, int] | None) -> None:
+    if whole is None:
+        raise UserError(f"{key} is {list(part)}, but target.size is null: state the size with --target.size [W, H]")
     fits = part[0] <= whole[0] and part[1] <= whole[1]
-    _demand(fits, key, part, f"within {whole_key} {list(whole)}, no side longer ([width, height])")
+    _demand(fits, key, part, f"within target.size {list(whole)}, no side longer ([width, height])")
 
 
 def _check_run(config: Config) -> None:
-    run, method, target = config.run, config.method, config.target
-    if run.steps is None and run.epochs is None:
-        raise UserError("run.steps and run.epochs are both null: give one of them, at least 1")
-    side = min(target.seen)
-    _demand(method.patch_grid <= side, "method.patch_grid", method.patch_grid, f"at most {side}, a target side")
+    method, seen = config.method, config.target.seen
+    if seen is not None:
+        side = min(seen)
+        _demand(method.patch_grid <= side, "method.patch_grid", method.patch_grid, f"at most {side}, a target side")
     weights = (method.alpha, method.beta, method.max_square_weight, method.pseudo_label_weight)
     if not any(weights) and (method.gamma == 0 or method.patch_grid == 1):
         raise UserError(

@@ -51,8 +51,9 @@ class RunConfig:
     """Run folder, empty or absent. null = runs/<config>-<time> under the working directory."""
     seed: int = key(0, at_least=0, at_most=2**32 - 1)
     """Seed of every random number of the run."""
-    steps: int | None = key(600, at_least=1)
-    """Training steps (updates of the student); the generator's warm-up is not counted."""
+    steps: int | None = key(None, at_least=1)
+    """Training steps (updates of the student); the generator's warm-up is not counted. null = 60 as recommended, 600
+    for the presets paper and literal and for train_source."""
     epochs: int | None = key(None, at_least=1)
     """Passes over the training frames. When given, it overrides `steps`."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
@@ -114,8 +115,9 @@ class ModelConfig:
     """Module whose output is the encoder feature map F. null = the architecture's own choice."""
     normalization: NormalizationConfig | None = None
     """Input normalization of foreign weights. null = from the weights' metadata."""
-    exposure: Literal["none", "gamma"] = "none"
-    """Per-image exposure correction: gamma brings every frame to one mean luminance."""
+    exposure: Literal["none", "gamma", "auto"] = "auto"
+    """Per-image exposure correction: gamma brings every frame to one mean luminance. auto = chosen without labels
+    (train_source: none)."""
     check_input: bool = True
     """Refuse a source model that was never trained, or whose BatchNorm statistics contradict `normalization` on the
     target's frames. false = warn and go on."""
@@ -133,8 +135,9 @@ class TargetConfig:
     split: str | None = None
     """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
     a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
-    size: tuple[int, int] = key((128, 96), at_least=32, at_most=LONGEST_SIDE)
-    """[width, height] in pixels of the frames that the model sees."""
+    size: tuple[int, int] | None = key(None, at_least=32, at_most=LONGEST_SIDE)
+    """[width, height] in pixels at which the model sees the frames, here and on the vehicle. null = chosen without
+    labels, up to 2.5 times the pixels that the model was trained at."""
     crop: tuple[int, int] | None = key(None, at_least=32)
     """[width, height] in pixels of a random crop of each frame of `size` that a training step sees; the start and the
     evaluation see whole frames. null = whole frames."""
@@ -144,8 +147,8 @@ class TargetConfig:
     """Use only this many frames. null = all of a folder, the default number of scenes."""
 
     @property
-    def seen(self) -> tuple[int, int]:
-        """[width, height] of what a training step sees: the crop, or the whole frame."""
+    def seen(self) -> tuple[int, int] | None:
+        """[width, height] of what a training step sees: the crop, or the whole frame; None until that is chosen."""
         return self.crop or self.size
 
 

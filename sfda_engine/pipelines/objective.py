@@ -7,12 +7,13 @@ import math
 from sfda_engine.config.schema import Config, MethodConfig
 from sfda_engine.method.objective import Objective
 
+STEPS = {"recommended": 60, "paper": 600, "literal": 600}
+
 
 def total_steps(config: Config, frames: int) -> int:
-    """Adaptation steps: `run.steps`, or as many as `run.epochs` passes over the frames need."""
+    """Adaptation steps: `run.steps`, or as many as `run.epochs` passes over the frames need, or the preset's."""
     if config.run.epochs is None:
-        assert config.run.steps is not None
-        return config.run.steps
+        return config.run.steps or STEPS[config.method.preset]
     per_step = config.target.batch_size * config.run.gradient_accumulation
     return max(1, math.ceil(config.run.epochs * frames / per_step))
 
@@ -44,5 +45,6 @@ def objective_of(method: MethodConfig) -> Objective:
 
 def synthetic_size(config: Config) -> tuple[int, int]:
     """[width, height] of the generator's images: half of what a training step sees, unless it is stated."""
+    assert config.target.seen is not None  # chosen by now
     width, height = config.target.seen
     return config.method.synthetic_size or (width // 2, height // 2)

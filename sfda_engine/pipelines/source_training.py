@@ -46,6 +46,7 @@ from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
 log = logging.getLogger(__name__)
 
 
+STEPS = 600
 MOMENTUM, POLY_POWER = 0.9, 0.9
 ZOOM, JITTER = 1.5, 0.15
 """Largest enlargement before the random crop, largest relative change of brightness, contrast and saturation."""
@@ -116,7 +117,7 @@ def describe_source(config: Config, source: SourceConfig) -> WeightsInfo:
         class_names=classes.names,
         palette=classes.palette,
         normalization=Normalization() if stated is None else Normalization(**vars(stated)),
-        exposure=model.exposure,
+        exposure="none" if model.exposure == "auto" else model.exposure,
         feature_layer=model.feature_layer,
         size=source.size,
         method="train_source",
@@ -160,7 +161,7 @@ def run_training(
 ) -> nn.Module:
     """SGD with Nesterov momentum and polynomial decay on the cross-entropy of upsampled logits."""
     run = config.run
-    steps = run.steps or 0
+    steps = run.steps or STEPS
     if run.epochs is not None:
         steps = math.ceil(run.epochs * len(images) / source.batch_size)
     optimizer = torch.optim.SGD(
@@ -177,7 +178,7 @@ def run_training(
         set_seed(run.seed + process_index())  # dropout differs between shares of a batch
     model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped, see `Update`
     update = make_update(accelerator, optimizer)
-    preprocess = Preprocess(info.normalization, config.model.exposure).to(accelerator.device)
+    preprocess = Preprocess(info.normalization, info.exposure).to(accelerator.device)
 
     def batches(start: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
         repeat = run.gradient_accumulation

@@ -5,18 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import DataLoader
 
-from sfda_engine.config.schema import Config
 from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
-from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import copy_from_main, gather, own_share
 from sfda_engine.distributed.optimizer_step import make_update
 from sfda_engine.judge.collapse import make_probe
@@ -28,15 +24,11 @@ from sfda_engine.method.steps import (
     adaptation_step,
     generator_terms,
 )
-from sfda_engine.method.teacher import SCALES
-from sfda_engine.method.warm_start import estimate_on_target
 from sfda_engine.models.generator import LATENT_DIM
 from sfda_engine.models.norms import batch_norm_statistics, set_momentum, share_statistics
-from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.models.segmenter import Size
 from sfda_engine.pipelines.objective import objective_of, total_steps, warmup_steps
-from sfda_engine.pipelines.preparation import Prepared
-from sfda_engine.run_folder.start import Start
+from sfda_engine.pipelines.preparation import Prepared, put_under
 from sfda_engine.training.guard import Guard
 from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
 from sfda_engine.training.position import PhaseName
@@ -45,6 +37,8 @@ from sfda_engine.training.snapshots import Snapshots
 MOMENTUM, WEIGHT_DECAY, POLY_POWER = 0.9, 1e-4, 0.9
 """The paper's, of the student's SGD and its learning rate."""
 GENERATOR_BETAS, DISCRIMINATOR_BETAS = (0.5, 0.999), (0.9, 0.99)
+ZOOM = 1.5
+"""Largest enlargement of pseudo-labelled frames: things as large as the teacher saw them."""
 BN_MOMENTUM = 0.02
 """Of the student's running statistics on target frames, where it normalizes with batches."""
 
@@ -61,32 +55,27 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
-        accelerator: Accelerator,
-        networks: Networks,
-        preprocess: Preprocess,
-        target: Images,
-        run_folder: Path | None,
-        start: Start,
+        prepared: Prepared,
     ) -> None:
-        self.config, self.accelerator, self.target, self.start = config, accelerator, target, start
-        self.preprocess = preprocess.to(accelerator.device)
-        self.objective = objective_of(config.method)
-        self.steps = total_steps(config, len(target))
-        self.warmup_steps = warmup_steps(config)
-        self.networks, self.updates, self.schedule = self._prepare(networks)
-        run, networks = config.run, self.networks
+        self.inputs, self.start = prepared.inputs, prepared.start
+        self.config, self.accelerator = self.inputs.config, self.inputs.accelerator
+        self.target, self.preprocess = prepared.training, prepared.preprocess
+        self.objective = objective_of(self.config.method)
+        self.steps = total_steps(self.config, len(self.target))
+        self.warmup_steps = warmup_steps(self.config)
+        self.networks, self.updates, self.schedule = self._prepare(prepared.networks)
+        run, networks, accelerator = self.config.run, self.networks, self.accelerator
         self.loop = Loop(
             accelerator,
             {"student": networks.student, "generator": networks.generator, "discriminator": networks.discriminator},
             self.schedule,
-            folder=run_folder,
+            folder=self.inputs.folder,
             intervals=Intervals(
                 log_every=run.log_every, checkpoint_every=run.checkpoint_every, keep_last=run.keep_last
             ),
             after_step=self._take_snapshot,
         )
-        judged = config.method.student_init != "fresh"
+        judged = self.config.method.student_init != "fresh"
         self.snapshots = Snapshots(self.steps if judged else 0)
         accelerator.register_for_checkpointing(self.snapshots)
 
@@ -126,6 +115,11 @@ class Trainer:
         schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=POLY_POWER)
         return Networks(source, student, generator, discriminator), updates, schedule
 
+    @property
+    def size(self) -> Size:
+        """(width, height) of the frames as the student sees them."""
+        return self.start.view.size
+
     def run(self) -> None:
         """Warm-up and adaptation from wherever the newest checkpoint left off, to the last step or the third strike.
 
@@ -147,25 +141,15 @@ class Trainer:
         `student` is the network itself, or another with its layers.
         """
         if self.objective.target_bn == "running":
-            estimate_on_target(
-                student,
-                self.networks.source,
-                self.preprocess,
-                self.target,
-                size=self.config.target.size,
-                batch_size=self.config.target.batch_size,
-                seed=self.config.run.seed,
-                device=self.accelerator.device,
-                share=self.start.source_share,
-            )
+            put_under(self.inputs, student, self.start.view)
 
     def make_guard(self) -> Guard:
         """The guard of a run that begins, or that is yet to be loaded: the student is as it starts."""
-        method, target = self.config.method, self.config.target
-        if method.student_init == "fresh" or method.bn_share == 1:
+        target = self.config.target
+        if self.objective.fresh:
             return Guard(self.networks, self.updates, None)
         probe = make_probe(
-            self.networks.student, self.target, self.preprocess, size=target.size, batch_size=target.batch_size
+            self.networks.student, self.target, self.preprocess, size=self.size, batch_size=target.batch_size
         )
         return Guard(self.networks, self.updates, probe)
 
@@ -180,7 +164,7 @@ class Trainer:
         seed = mix_seeds(run.seed, 1 if phase == "generator_warmup" else 2)
         loader: DataLoader = self.accelerator.prepare(
             draw_loader(
-                TargetFrames(self.target, size=target.size, flip=True, seed=seed, crop=target.crop),
+                TargetFrames(self.target, size=self.size, flip=True, seed=seed, crop=target.crop),
                 len(self.target),
                 batch_size=target.batch_size,
                 seed=seed,
@@ -205,9 +189,9 @@ class Trainer:
             self.accelerator,
             self.preprocess,
             self.start.pseudo_labelled,
-            size=target.size,
+            size=self.size,
             crop=target.crop,
-            zoom=max(SCALES),
+            zoom=ZOOM,
             batch_size=target.batch_size,
             num_workers=self.config.run.num_workers,
             seed=self.config.run.seed,
@@ -250,21 +234,8 @@ class Trainer:
         return gather(self.networks.generator(self._latent(2, 0, 0)))[:count]
 
 
-def make_trainer(inputs: Inputs, prepared: Prepared) -> Trainer:
-    """The trainer of a run, before its first step."""
-    return Trainer(
-        inputs.config,
-        inputs.accelerator,
-        prepared.networks,
-        prepared.preprocess,
-        inputs.target,
-        inputs.folder,
-        prepared.start,
-    )
-
-
-def train(inputs: Inputs, prepared: Prepared) -> Trainer:
+def train(prepared: Prepared) -> Trainer:
     """Train to the last step, or to the guard's third strike. Raises TrainingError, KeyboardInterrupt (`Loop.run`)."""
-    trainer = make_trainer(inputs, prepared)
+    trainer = Trainer(prepared)
     trainer.run()
     return trainer
