@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from benchmarks import adapt_step, all, attention, inference, patch_entropy, plot
-from benchmarks.label_free.__main__ import parse as parse_label_free
 from benchmarks.paper.__main__ import parse as parse_paper
 from benchmarks.peers.__main__ import parse as parse_peers
 from benchmarks.row import Row, read_csv
@@ -97,7 +96,7 @@ def test_a_gpu_machine_needs_neither_jsonargparse_nor_docstring_parser() -> None
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
 
 
-@pytest.mark.parametrize("parse", [parse_paper, parse_peers, parse_label_free, plot.main])
+@pytest.mark.parametrize("parse", [parse_paper, parse_peers, plot.main])
 def test_help_begins_with_what_to_type(parse: Callable[[list[str]], Any], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         parse(["--help"])
