@@ -42,7 +42,7 @@ TROUBLE: dict[str, str] = {
     "temperature": "softmax of raw dot products saturates, its KL can be inf or NaN (paper: cosine / 0.1)",
     "terms": "-alpha MAE - beta DAD is unbounded, the generator can win by exploding; deep wide layers dominate the "
     "sum of squared norms (paper: stable)",
-    "synthetic_bn": "the student unlearns its adaptation on synthetic images (paper: batch)",
+    "synthetic_bn": "the student unlearns its adaptation on synthetic images (paper: source)",
 }
 
 

@@ -231,8 +231,9 @@ class MethodConfig:
     target_bn: Literal["batch", "running"] = "running"
     """BN of the student on target frames: batch statistics (written), or frozen running statistics, which collapse
     without self-training."""
-    synthetic_bn: Literal["batch", "running"] = "batch"
-    """BN of the student on synthetic images: their batch statistics (not written), or the running ones."""
+    synthetic_bn: Literal["source", "batch", "running"] = "source"
+    """BN of the student on synthetic images: the source's running statistics, those of the batch, or its own running
+    ones; none is written."""
     guard: bool = True
     """Watch the student on a few target frames at every log step; where it collapses or a term becomes NaN, go back to
     the last good weights with half the learning rates; the third time ends the run there. false = NaN is an error."""

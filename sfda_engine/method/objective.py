@@ -39,7 +39,7 @@ class Objective:
     -log(1 + .), or it wins by exploding; the discriminator sees probabilities.
     """
     target_bn: Literal["batch", "running"] = "batch"
-    synthetic_bn: Literal["batch", "running"] = "batch"
+    synthetic_bn: Literal["source", "batch", "running"] = "source"
     fresh: bool = False
     """Whether the student starts without the source's weights, and so without BN statistics of its own."""
 
@@ -67,11 +67,6 @@ class Objective:
     def attention(self) -> AttentionSettings:
         cosine = self.temperature is not None
         return AttentionSettings(temperature=self.temperature if self.temperature is not None else 1.0, cosine=cosine)
-
-    @property
-    def synthetic_statistics(self) -> Statistics:
-        """BN of the student on synthetic images: a fresh student has none of its own yet, so it writes them."""
-        return "update" if self.fresh else self.synthetic_bn
 
     @property
     def target_statistics(self) -> Statistics:

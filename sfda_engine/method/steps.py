@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
 from sfda_engine.losses.pseudo_label import pseudo_label_loss
 from sfda_engine.method.objective import Objective
 from sfda_engine.method.ranking import RankedPatches, rank_target
-from sfda_engine.models.norms import batch_norm_statistics
+from sfda_engine.models.norms import Statistics, batch_norm_statistics, lent_statistics
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
 
 Terms = dict[str, Tensor]
@@ -65,6 +66,22 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def synthetic_statistics(networks: Networks, objective: Objective) -> Iterator[None]:
+    """What the student normalizes synthetic images with.
+
+    With the source's statistics, as the source itself, MAE and DAD are 0 for equal weights: only what training changes
+    is penalized. A fresh student has none of its own yet, so it writes those of the images.
+    """
+    if objective.synthetic_bn == "source" and not objective.fresh:
+        with lent_statistics(networks.student, networks.source):
+            yield
+    else:
+        use = "update" if objective.fresh else objective.synthetic_bn
+        with batch_norm_statistics(networks.student, cast(Statistics, use)):
+            yield
+
+
 def target_forward(networks: Networks, images: Tensor, objective: Objective) -> SegmenterOutput:
     """The one pass of target frames (B, 3, H, W) that L_TAR, L_DAD^st and IPSM share."""
     gradient = nullcontext() if objective.uses_target_loss else torch.no_grad()
@@ -93,7 +110,7 @@ def generator_terms(
         terms["dad_st"] = dad_st_loss(source.features, target_features.detach(), objective.attention)
         total = total + objective.tau * terms["dad_st"]
     if not warmup:
-        with frozen(networks.student), batch_norm_statistics(networks.student, objective.synthetic_statistics):
+        with frozen(networks.student), synthetic_statistics(networks, objective):
             student = networks.student(synthetic)
         bounded: Callable[[Tensor], Tensor] = torch.clone if objective.printed else torch.log1p
         terms |= transfer_terms(source, student, objective)
@@ -116,7 +133,7 @@ def student_transfer_terms(networks: Networks, latent: Tensor, objective: Object
     with torch.no_grad():
         synthetic = networks.generator(latent)
         source = networks.source(synthetic)
-    with batch_norm_statistics(networks.student, objective.synthetic_statistics):
+    with synthetic_statistics(networks, objective):
         student = networks.student(synthetic)
     terms = transfer_terms(source, student, objective)
     total = objective.alpha * terms["mae"]
