@@ -17,11 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
-from benchmarks.phases import engine_phases, live_memory, profile_steps
-from benchmarks.plot import plot
-from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
-from benchmarks.step_setting import PRECISIONS, Precision, Prepared, Setting, device, follow, prepare
+from benchmarks.common.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
+from benchmarks.common.plot import plot
+from benchmarks.common.row import Row, device_slug, stamp, write_csv, write_markdown
+from benchmarks.common.step.phases import engine_phases, live_memory, profile_steps
+from benchmarks.common.step.setting import PRECISIONS, Precision, Prepared, Setting, device, follow, prepare
 
 TOLERANCE = {"no": 1e-3, "bf16": 5e-2}
 """Largest relative difference of a loss term in a step from the same state; bf16 rounds every activation."""

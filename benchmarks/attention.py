@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 import sfda_kernels
-from benchmarks import naive
-from benchmarks.compare import DTYPES, Benchmark, Case, Function, batched, compiled, parse, run, where
-from benchmarks.floor import Count, Direction, count_kl, count_l1
-from benchmarks.row import Row
+from benchmarks.common.compare import DTYPES, Benchmark, Case, Function, batched, compiled, parse, run, where
+from benchmarks.common.floor import Count, Direction, count_kl, count_l1
+from benchmarks.common.row import Row
+from benchmarks.common.step import naive
 from sfda_kernels.attention.gram_kl import gram_kl
 from sfda_kernels.backend import Backend
 

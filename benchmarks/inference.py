@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.measure import Timed, time_in_turns
-from benchmarks.plot import plot
-from benchmarks.row import Row, stamp, write_csv, write_markdown
+from benchmarks.common.measure import Timed, time_in_turns
+from benchmarks.common.plot import plot
+from benchmarks.common.row import Row, stamp, write_csv, write_markdown
 from sfda_engine.config.loader import resolve_weights
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.models import build_segmenter

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import sfda_kernels
-from benchmarks import naive
-from benchmarks.compare import DTYPES, Benchmark, Case, Function, compiled, parse, run, where
-from benchmarks.floor import Count, Direction, count_patch_entropy
-from benchmarks.row import Row
+from benchmarks.common.compare import DTYPES, Benchmark, Case, Function, compiled, parse, run, where
+from benchmarks.common.floor import Count, Direction, count_patch_entropy
+from benchmarks.common.row import Row
+from benchmarks.common.step import naive
 
 CLASSES, GRID = 19, 4
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import count_peak_from_here, peak_above, quantiles
-from benchmarks.row import Row, device_slug, read_csv, stamp, write_csv, write_markdown
-from benchmarks.step_setting import Setting, Step, device, prepare
+from benchmarks.common.measure import count_peak_from_here, peak_above, quantiles
+from benchmarks.common.row import Row, device_slug, read_csv, stamp, write_csv, write_markdown
+from benchmarks.common.step.setting import Setting, Step, device, prepare
 
 SIZES = [(256, 128), (512, 256), (1024, 512), (2048, 1024)]
 FIXED = (256, 128)

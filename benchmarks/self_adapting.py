@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.measure import Timed, time_in_turns
-from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
+from benchmarks.common.measure import Timed, time_in_turns
+from benchmarks.common.row import Row, device_slug, stamp, write_csv, write_markdown
 from sfda_engine.config.schema import EvaluateConfig
 from sfda_engine.data.datasets import check_label_folder, open_evaluate
 from sfda_engine.errors import UserError

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.common.methods.domains import domain_config, settings
 from benchmarks.label_free.measure import measure
 from benchmarks.label_free.rows import append_rows, read_rows
 from benchmarks.label_free.runs import RUNS
 from benchmarks.label_free.tables import write_evidence
-from benchmarks.peers.domains import domain_config, settings
 from sfda_engine.data.scenes.render import DOMAINS
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.peers import PEERS
-from benchmarks.peers.engine import PAPER_TERMS, run_engine
-from benchmarks.peers.max_square import max_square_at, plain_loss
-from benchmarks.peers.min_entropy import min_entropy_at
-from benchmarks.peers.target import Method, Target
-from benchmarks.peers.tent import tent_at
+from benchmarks.common.methods import PEERS
+from benchmarks.common.methods.engine import PAPER_TERMS, run_engine
+from benchmarks.common.methods.max_square import max_square_at, plain_loss
+from benchmarks.common.methods.min_entropy import min_entropy_at
+from benchmarks.common.methods.target import Method, Target
+from benchmarks.common.methods.tent import tent_at
 
 SOUND = (
     "sfda", "sfda_paper_terms", "transfer_only", "tent", "min_entropy", "max_square_iw", "shot", "ubna", "cbst",

@@ -12,7 +12,7 @@ A run is known by what it would do: tables that need the same run share it, a ru
 one that was stopped goes on. What the paper does not say is decided here:
 
 - All methods of a column share source model, frames, size, batch, preprocessing and number of steps; each keeps the
-  optimizer, learning rate and loss weights of its own paper (`benchmarks.peers`). *source only* sees the same
+  optimizer, learning rate and loss weights of its own paper (`benchmarks.common.methods`). *source only* sees the same
   preprocessing as the others, exposure correction included where the domain has it.
 - AdaptSegNet is the multi-level one, for SegNet the single-level one, as its authors have it for ResNet and VGG;
   MaxSquare is the plain one, as in Eq. 2.

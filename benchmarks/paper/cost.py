@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.floor import DEVICES, count_kl, count_l1
-from benchmarks.row import Row, device_name, read_csv
+from benchmarks.common.floor import DEVICES, count_kl, count_l1
+from benchmarks.common.row import Row, device_name, read_csv
 from sfda_engine.config.schema import Config, MethodConfig
 from sfda_engine.method.steps import uses_ipsm, uses_target_loss, uses_transfer
 from sfda_engine.models import build_segmenter
@@ -78,7 +78,7 @@ def discriminator_flop(classes: int, grid: int, size: Size) -> tuple[float, floa
 
 @cache
 def attention_flop(arch: str, classes: int, synthetic: Size, method: MethodConfig) -> float:
-    """The least that the attention terms of one synthetic image need in a step, by `benchmarks.floor`, two branches.
+    """The least that the attention terms of one synthetic image need in a step, by `common.floor`, two branches.
 
     L_DAD^ss for generator and student, L_DAD^st for the generator.
     """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common.row import device_name
 from benchmarks.paper.cost import Rate, h100_rate, own_rate, run_flop, training_flop
 from benchmarks.paper.jobs import (
     Options,
@@ -26,7 +27,6 @@ from benchmarks.paper.jobs import (
 )
 from benchmarks.paper.run import SCORE
 from benchmarks.paper.tables import Job
-from benchmarks.row import device_name
 from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 
@@ -72,8 +72,8 @@ def print_plan(trainings: Sequence[Training], runs: Sequence[Run], options: Opti
     for device, basis in _bases(trainings, runs, options):
         console.print(f"- {device}: {basis}", soft_wrap=True)
     console.print(
-        "FLOP of a step: networks by torch.utils.flop_counter, attention by benchmarks.floor. Not counted: loading of "
-        "frames, AdaptSegNet's discriminators, BN warm start, labelling of frames, evaluation.",
+        "FLOP of a step: networks by torch.utils.flop_counter, attention by benchmarks.common.floor. Not counted: "
+        "loading of frames, AdaptSegNet's discriminators, BN warm start, labelling of frames, evaluation.",
         soft_wrap=True,
     )
 

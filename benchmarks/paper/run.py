@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from benchmarks.common.methods.run import adapt, open_domain, with_source
+from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
+from benchmarks.common.methods.source_only import source_only
+from benchmarks.common.methods.target import Method, Target
+from benchmarks.common.row import commit, device_name, versions
 from benchmarks.paper.jobs import Options, Run, Training, run_config, run_folder, run_steps, settings, source_config
 from benchmarks.paper.jobs import source_folder as folder_of
-from benchmarks.peers.run import adapt, open_domain, with_source
-from benchmarks.peers.source_driven import SOURCE_DRIVEN
-from benchmarks.peers.source_only import source_only
-from benchmarks.peers.target import Method, Target
-from benchmarks.row import commit, device_name, versions
 from sfda_engine.config.loader import save_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source
@@ -126,7 +126,7 @@ def adapt_engine(config: Config, source: nn.Module, info: WeightsInfo, target: T
 
 
 def adapt_peer(run: Run, source: nn.Module, info: WeightsInfo, target: Target, options: Options) -> Adapted:
-    """A method of `benchmarks.peers`; the source-driven ones get the labelled source frames."""
+    """A method of `benchmarks.common.methods`; the source-driven ones get the labelled source frames."""
     method: Method = source_only
     if run.job.method != "source_only":
         recipe = source_config(Training(run.job.task, run.job.network), options)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.common.methods.engine import WITHOUT_EXTRAS
 from benchmarks.paper.domains import Domain, Task
 from benchmarks.paper.numbers import Printed, printed_table
-from benchmarks.peers.engine import WITHOUT_EXTRAS
 from sfda_engine.errors import UserError
 
 TABLES = (1, 2, 3, 4, 5, 6)

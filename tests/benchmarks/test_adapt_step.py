@@ -11,9 +11,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import adapt_step, naive
+from benchmarks import adapt_step
 from benchmarks.adapt_step import Difference, compare_steps, difference, measure, ratios
-from benchmarks.step_setting import Setting, follow, prepare
+from benchmarks.common.step import naive
+from benchmarks.common.step.setting import Setting, follow, prepare
 from sfda_engine.method import steps
 
 TINY = Setting(provider="engine", size=(48, 32), batch=4)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import adapt_step, all, attention, inference, patch_entropy, plot
+from benchmarks import adapt_step, all, attention, inference, patch_entropy
+from benchmarks.common import plot
+from benchmarks.common.row import Row, read_csv
 from benchmarks.label_free.__main__ import parse as parse_label_free
 from benchmarks.paper.__main__ import parse as parse_paper
 from benchmarks.peers.__main__ import parse as parse_peers
-from benchmarks.row import Row, read_csv
 from sfda_engine.exit_codes import exit_code
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import self_adapting
-from benchmarks.row import read_csv
+from benchmarks.common.row import read_csv
 from sfda_engine.config.loader import resolve_weights
 from sfda_engine.exit_codes import exit_code
 from tests.runtime.tiny import SIZE, picture

@@ -9,9 +9,9 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
+from benchmarks.common.row import Row, write_csv
+from benchmarks.common.step.setting import Setting, prepare
 from benchmarks.paper import cost
-from benchmarks.row import Row, write_csv
-from benchmarks.step_setting import Setting, prepare
 from sfda_engine.config.schema import Config, MethodConfig, TargetConfig
 
 SIZE = (128, 64)
