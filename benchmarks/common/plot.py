@@ -5,25 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks.common.row import Row, read_csv
+from benchmarks.common.row import Row, read_rows
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry
+from sfda_engine.files import whole_file
 
 
 def plot(path: Path) -> Path | None:
     """One group of bars a case, one bar a provider, its p50 with p20 and p80; None where nothing was timed."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not above: processes that measure memory import this file
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in read_csv(path) if row.p50_ms is not None and row.direction not in ("forward", "backward")]
+    rows = [row for row in read_rows(path) if row.p50_ms is not None and row.direction not in ("forward", "backward")]
     if not rows:
         return None
     cases = list(dict.fromkeys(_case(row) for row in rows))
     providers = list(dict.fromkeys(row.provider for row in rows))
-    figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.28 * len(cases) * len(providers)), layout="constrained")
+    figure = Figure(figsize=(10, 1.5 + 0.28 * len(cases) * len(providers)), layout="constrained")
+    axes = figure.subplots()
     for index, provider in enumerate(providers):
         own = [row for row in rows if row.provider == provider]
         at = [cases.index(_case(row)) + 0.8 * (index - (len(providers) - 1) / 2) / len(providers) for row in own]
@@ -40,9 +40,14 @@ def plot(path: Path) -> Path | None:
     axes.set_title(f"{path.stem}: {rows[-1].device}", fontsize=10)
     axes.legend(fontsize=8)
     target = path.with_suffix(".png")
-    figure.savefig(target, dpi=120)
-    pyplot.close(figure)
+    save(figure, target, dpi=120)
     return target
+
+
+def save(figure: Any, path: Path, dpi: int) -> None:
+    """Write a `matplotlib.figure.Figure` as PNG, whole or not at all."""
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
 
 
 def _case(row: Row) -> str:
@@ -56,13 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in parser.parse_args(sys.argv[1:] if argv is None else argv).file:
         if not path.is_file():
             raise UserError(f"there is no file {path}; name a CSV that a benchmark has written")
-        try:
-            written = plot(path)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} is not the CSV of a benchmark ({error!r}); name one that has its columns"
-            ) from error
-        print(written or f"{path}: nothing was timed, nothing to plot")
+        print(plot(path) or f"{path}: nothing was timed, nothing to plot")
     return 0
 
 

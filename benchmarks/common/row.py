@@ -1,19 +1,16 @@
-"""One row of a benchmark table, its CSV file and its Markdown table. Everything shown is read back from the CSV."""
+"""One row of a benchmark of time and memory, its CSV file and its Markdown table."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import datetime
-import functools
-import platform
-import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
+from benchmarks.common.csv_file import read_csv, write_csv
+from benchmarks.common.machine import provenance
+from benchmarks.common.markdown import table
+from sfda_engine.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,82 +60,12 @@ class Row:
 
 def stamp(row: Row) -> Row:
     """The row with device, versions, commit and time filled in."""
-    return dataclasses.replace(
-        row,
-        device=device_name(),
-        threads=torch.get_num_threads(),
-        versions=versions(),
-        commit=commit(),
-        time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )
+    return dataclasses.replace(row, **provenance())
 
 
-@functools.cache
-def device_name() -> str:
-    """The GPU's name, or the processor's with the word CPU in front."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU {_processor()}"
-
-
-def device_slug() -> str:
-    """The device in a file name: cpu, or the GPU's name in lower case."""
-    return device_name().lower().replace(" ", "_") if torch.cuda.is_available() else "cpu"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.split(":", 1)[1].split())
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def versions() -> str:
-    try:
-        import triton
-
-        kernels = f"triton {triton.__version__}"
-    except ImportError:
-        kernels = "no triton"
-    return f"torch {torch.__version__}, {kernels}, Python {platform.python_version()}"
-
-
-@functools.cache
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows with a header; None is an empty cell."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows that `write_csv` wrote."""
-    with path.open(newline="") as file:
-        return [Row(**{name: _parse(name, text) for name, text in line.items()}) for line in csv.DictReader(file)]
-
-
-def _parse(name: str, text: str) -> Any:
-    annotation = Row.__annotations__[name]
-    if annotation == "str":
-        return text
-    if annotation == "int":
-        return int(text)
-    return float(text) if text else None
+def read_rows(path: Path) -> list[Row]:
+    """The rows that `write_table` wrote, none where there is no file; UserError where it is no such table."""
+    return read_csv(path, Row)
 
 
 SHOWN = {
@@ -160,15 +87,16 @@ SHOWN = {
 }
 
 
-def write_markdown(path: Path, rows: list[Row], title: str, remark: str) -> None:
-    """A table of the rows, columns that are empty throughout left out, under a title and a remark."""
+def write_table(stem: Path, rows: Sequence[Row], title: str, remark: str) -> None:
+    """STEM.csv, and STEM.md under a title and a remark, columns that are empty throughout left out."""
+    write_csv(stem.with_suffix(".csv"), [dataclasses.asdict(row) for row in rows])
     columns = [name for name in SHOWN if any(getattr(row, name) not in (None, "") for row in rows)]
     last = rows[-1]
     lines = [f"# {title}", "", remark, "", f"{last.device}, {last.threads} threads; {last.versions};"]
     lines += [f"commit {last.commit}; {last.time}.", ""]
-    lines += ["| " + " | ".join(SHOWN[name] for name in columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_cell(name, getattr(row, name)) for name in columns) + " |" for row in rows]
-    path.write_text("\n".join(lines) + "\n")
+    body = [[_cell(name, getattr(row, name)) for name in columns] for row in rows]
+    lines += table([SHOWN[name] for name in columns], body)
+    write_text(stem.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 def _cell(name: str, value: str | float | None) -> str:

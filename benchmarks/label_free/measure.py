@@ -11,11 +11,11 @@ import time
 from PIL import Image
 from torch import nn
 
+from benchmarks.common.machine import commit
 from benchmarks.common.methods.domains import settings
 from benchmarks.common.methods.run import Weights, adapt, open_domain, weights_of
 from benchmarks.common.methods.run import score as true_scores
 from benchmarks.common.methods.target import Method, Target, warm_start
-from benchmarks.common.row import commit
 from benchmarks.label_free.rows import ScoredModel
 from sfda_engine.config.schema import Config
 from sfda_engine.judge.scores import Reference, refer, sample_frames, score

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from sfda_engine.errors import UserError
-from sfda_engine.files import write_text
+from benchmarks.common.csv_file import read_csv, write_csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,41 +38,17 @@ class ScoredModel:
         return self.run, self.domain, self.seed, self.settings
 
 
-PLAIN = [one for one in fields(ScoredModel) if one.name != "scores"]
-PARSERS = {"str": str, "int": int, "float": float}
-
-
 def read_rows(path: Path) -> list[ScoredModel]:
-    """The rows of a CSV, none where there is no file. UserError where the file is no table of these rows."""
-    if not path.exists():
-        return []
-    names = [one.name for one in PLAIN]
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if list(reader.fieldnames or ())[: len(names)] != names:
-            raise UserError(f"{path} is not a table of this benchmark (its first line differs); give another --output")
-        try:
-            return [_parse(line, names) for line in reader]
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} holds a row that cannot be read ({error!r}); remove the line") from error
-
-
-def _parse(line: dict[str, str], names: list[str]) -> ScoredModel:
-    plain = {one.name: PARSERS[str(one.type)](line[one.name]) for one in PLAIN}
-    return ScoredModel(**plain, scores={name: float(text) for name, text in line.items() if name not in names})
+    """The rows of a CSV, none where there is no file; UserError where it is no table of these rows."""
+    return read_csv(path, ScoredModel, rest="scores")
 
 
 def append_rows(path: Path, rows: Iterable[ScoredModel]) -> None:
-    """Write the table with the rows of one more run, whole or not at all."""
-    every = [*read_rows(path), *rows]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*(one.name for one in PLAIN), *every[0].scores], lineterminator="\n")
-    writer.writeheader()
-    for row in every:
-        plain = dataclasses.asdict(row)
-        writer.writerow({**{k: v for k, v in plain.items() if k != "scores"}, **_rounded(row.scores)})
-    write_text(path, text.getvalue())
+    """Write the table with the rows of one more run, whole or not at all; scores in six digits."""
+    write_csv(path, [_line(row) for row in [*read_rows(path), *rows]])
 
 
-def _rounded(scores: dict[str, float]) -> dict[str, str]:
-    return {name: f"{value:.6g}" for name, value in scores.items()}
+def _line(row: ScoredModel) -> dict[str, Any]:
+    plain = dataclasses.asdict(row)
+    scores = plain.pop("scores")
+    return plain | {name: f"{value:.6g}" for name, value in scores.items()}

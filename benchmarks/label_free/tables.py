@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from benchmarks.common.markdown import table
+from benchmarks.common.plot import save
 from benchmarks.label_free.evidence import VERDICTS, Correlation, Selection, correlations, group, selections
 from benchmarks.label_free.rows import ScoredModel
 from benchmarks.label_free.rules import RULES
-from sfda_engine.files import whole_file, write_text
+from sfda_engine.files import write_text
 
 PLOTTED = (
     "entropy", "marginal_entropy", "mutual_information", "information_maximization", "neighborhood_density",
@@ -19,12 +23,12 @@ PLOTTED = (
 )  # fmt: skip
 
 
-def write_evidence(table: Path, rows: Sequence[ScoredModel]) -> None:
+def write_evidence(csv: Path, rows: Sequence[ScoredModel]) -> None:
     """label_free.md and label_free.png beside the CSV."""
     found = correlations(rows)
     chosen = selections(rows, RULES)
-    write_text(table.with_suffix(".md"), markdown(rows, found, chosen))
-    plot(table.with_suffix(".png"), rows)
+    write_text(csv.with_suffix(".md"), markdown(rows, found, chosen))
+    plot(csv.with_suffix(".png"), rows)
 
 
 def markdown(rows: Sequence[ScoredModel], found: Mapping[str, Correlation], chosen: Mapping[str, Selection]) -> str:
@@ -38,37 +42,40 @@ def markdown(rows: Sequence[ScoredModel], found: Mapping[str, Correlation], chos
     ]
     lines += ["## Rank correlation with mIoU", ""]
     lines += ["Spearman, signs turned so that 1 is perfect; BN warm start and snapshots, the source left out.", ""]
-    lines += ["| score | within runs, mean | " + " | ".join(f"all on {domain}" for domain in domains) + " |"]
-    lines += ["|---|---:|" + "---:|" * len(domains)]
-    for score, value in found.items():
-        cells = [_signed(value.within_domain.get(domain)) for domain in domains]
-        lines.append(f"| {score} | {value.within_run:+.2f} | " + " | ".join(cells) + " |")
+    head = ["score", "within runs, mean", *(f"all on {domain}" for domain in domains)]
+    body = [
+        [score, _signed(value.within_run), *(_signed(value.within_domain.get(domain)) for domain in domains)]
+        for score, value in found.items()
+    ]
+    lines += table(head, body, right=range(1, len(head)))
     lines += ["", "## What a rule would have shipped", ""]
     lines += ["Of each run one model: the snapshot of highest quality, the BN warm start or the source.", ""]
-    lines += [
-        "| rule | mean regret | worst | mean gain over warm start | worst | runs 1 or more below it | verdict right |"
-    ]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
-    lines += [_selected("the last snapshot, unjudged", *_unjudged(rows))]
-    for name, one in chosen.items():
-        lines.append(_selected(name, one.regret, one.worst_regret, one.gain, one.worst_gain, one.harmed, one.right))
+    lines += _selections(rows, chosen)
     for name, one in list(chosen.items())[:3]:
         lines += ["", f"## Verdicts of: {name}", "", "Rows: what labels say is best. Columns: the verdict.", ""]
-        lines += ["| | " + " | ".join(VERDICTS.values()) + " |", "|---|" + "---:|" * len(VERDICTS)]
-        for truth in VERDICTS.values():
-            lines.append(
-                f"| {truth} | " + " | ".join(str(one.confusion[truth, said]) for said in VERDICTS.values()) + " |"
-            )
-    lines += ["", "## Runs", "", "| run | domain | seed | source | BN warm start | best snapshot | last |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|"]
-    for run in runs.values():
+        said = list(VERDICTS.values())
+        counts = [[truth, *(str(one.confusion[truth, verdict]) for verdict in said)] for truth in said]
+        lines += table(["", *said], counts, right=range(1, len(said) + 1))
+    return "\n".join([*lines, "", "## Runs", "", *_runs(runs.values())]) + "\n"
+
+
+def _selections(rows: Sequence[ScoredModel], chosen: Mapping[str, Selection]) -> list[str]:
+    head = ["rule", "mean regret", "worst", "mean gain over warm start", "worst", "runs 1 or more below it"]
+    body = [_selected("the last snapshot, unjudged", *_unjudged(rows))]
+    for name, one in chosen.items():
+        body.append(_selected(name, one.regret, one.worst_regret, one.gain, one.worst_gain, one.harmed, one.right))
+    return table([*head, "verdict right"], body, right=range(1, 7))
+
+
+def _runs(runs: Iterable[Sequence[ScoredModel]]) -> list[str]:
+    body = []
+    for run in runs:
         miou = {row.model: row.miou for row in run}
         best = max(row.miou for row in run if row.model == "snapshot")
-        lines.append(
-            f"| {run[0].run} | {run[0].domain} | {run[0].seed} | {miou['source']:.1f} | {miou['bn_warm_start']:.1f} "
-            f"| {best:.1f} | {run[-1].miou:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+        figures = (miou["source"], miou["bn_warm_start"], best, run[-1].miou)
+        body.append([run[0].run, run[0].domain, str(run[0].seed), *(f"{value:.1f}" for value in figures)])
+    head = ["run", "domain", "seed", "source", "BN warm start", "best snapshot", "last"]
+    return table(head, body, right=range(2, 7))
 
 
 def _unjudged(rows: Sequence[ScoredModel]) -> tuple[float, float, float, float, int]:
@@ -87,9 +94,9 @@ def _unjudged(rows: Sequence[ScoredModel]) -> tuple[float, float, float, float, 
 
 def _selected(
     name: str, regret: float, worst: float, gain: float, least: float, harmed: int, right: float | None = None
-) -> str:
+) -> list[str]:
     verdict = "" if right is None else f"{right:.0%}"
-    return f"| {name} | {regret:.2f} | {worst:.1f} | {gain:+.2f} | {least:+.1f} | {harmed} | {verdict} |"
+    return [name, f"{regret:.2f}", f"{worst:.1f}", f"{gain:+.2f}", f"{least:+.1f}", str(harmed), verdict]
 
 
 def _signed(value: float | None) -> str:
@@ -98,12 +105,8 @@ def _signed(value: float | None) -> str:
 
 def plot(path: Path, rows: Sequence[ScoredModel]) -> None:
     """Each score against mIoU relative to the BN warm start, one point a snapshot, one color a domain."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, grid = pyplot.subplots(3, 4, figsize=(14, 9), layout="constrained", sharey=True)
+    figure = Figure(figsize=(14, 9), layout="constrained")
+    grid = figure.subplots(3, 4, sharey=True)
     for axes, score in zip(grid.flat, PLOTTED, strict=True):
         for domain, every in group(rows, lambda row: row.domain).items():
             warm = statistics.fmean(row.miou for row in every if row.model == "bn_warm_start")
@@ -115,6 +118,4 @@ def plot(path: Path, rows: Sequence[ScoredModel]) -> None:
         axes.set_xlabel(score)
     grid[0, 0].legend(fontsize=8)
     figure.supylabel("mIoU over the BN warm start, points")
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
-    pyplot.close(figure)
+    save(figure, path, dpi=110)

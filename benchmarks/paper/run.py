@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime
 import math
 import shutil
 import time
@@ -19,13 +18,14 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from benchmarks.common.machine import provenance
 from benchmarks.common.methods.run import adapt, open_domain, with_source
 from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
 from benchmarks.common.methods.source_only import source_only
 from benchmarks.common.methods.target import Method, Target
-from benchmarks.common.row import commit, device_name, versions
-from benchmarks.paper.jobs import Options, Run, Training, run_config, run_folder, run_steps, settings, source_config
-from benchmarks.paper.jobs import source_folder as folder_of
+from benchmarks.paper.jobs import Run, run_config, run_folder, run_steps, settings
+from benchmarks.paper.options import Options
+from benchmarks.paper.sources import Training, source_config, source_folder
 from sfda_engine.config.loader import save_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source
@@ -59,7 +59,7 @@ class Adapted:
 def train(training: Training, options: Options) -> None:
     """Train a source model, from its newest checkpoint where it was stopped."""
     config = source_config(training, options)
-    folder = folder_of(training, options)
+    folder = source_folder(training, options)
     train_source(dataclasses.replace(config, run=dataclasses.replace(config.run, output=str(folder))))
     tidy(folder)
 
@@ -93,11 +93,7 @@ def perform(run: Run, options: Options) -> None:
         "peak_memory_mb": round(memory, 1),
         "note": adapted.note,
         "scores": scores(run, config, adapted.network, info, target, options),
-        "device": device_name(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "commit": commit(),
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **provenance(),
     }
     write_json(folder / SCORE, content)
     tidy(folder)

@@ -71,6 +71,11 @@ class Exhibit:
     cells: tuple[Cell, ...]
 
 
+def heading(exhibit: Exhibit) -> str:
+    """ "Table 1: GTA5 → Cityscapes"."""
+    return f"{exhibit.name.replace('_', ' ').capitalize()}: {exhibit.title}"
+
+
 def exhibit(name: str, domain: Domain, networks: tuple[str, ...]) -> Exhibit:
     """Table or figure `name` ("table_1", "figure_8") of a domain, for those of `networks` that the paper has in it.
 

@@ -20,7 +20,8 @@ from benchmarks.common.methods.domains import DOMAINS, domain_config, require_so
 from benchmarks.common.methods.source_driven import SOURCE_DRIVEN, SourceMethod
 from benchmarks.common.methods.target import Method
 from benchmarks.peers.measure import measure
-from benchmarks.peers.rows import PeerRow, append_row, markdown, read_rows
+from benchmarks.peers.rows import PeerRow, append_row, read_rows
+from benchmarks.peers.tables import markdown
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry

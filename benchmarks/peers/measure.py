@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import datetime
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import nn
 
+from benchmarks.common.machine import provenance
 from benchmarks.common.methods.domains import settings
 from benchmarks.common.methods.run import adapt, open_domain, score, weights_of, with_source
 from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
 from benchmarks.common.methods.target import warm_start
-from benchmarks.common.row import commit, device_name, versions
 from benchmarks.peers.rows import PeerRow
 from sfda_engine.config.schema import Config
 from sfda_engine.pipelines.cost import peak_memory_mb
@@ -60,9 +58,5 @@ def measure(
         idle_seconds=adapted.idle_seconds,
         peak_memory_mb=memory,
         note=adapted.note,
-        device=device_name(),
-        threads=torch.get_num_threads(),
-        versions=versions(),
-        commit=commit(),
-        time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **provenance(),
     )

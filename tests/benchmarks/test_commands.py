@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import adapt_step, all, attention, inference, patch_entropy
 from benchmarks.common import plot
-from benchmarks.common.row import Row, read_csv
+from benchmarks.common.row import Row, read_rows
 from benchmarks.label_free.__main__ import parse as parse_label_free
 from benchmarks.paper.__main__ import parse as parse_paper
 from benchmarks.peers.__main__ import parse as parse_peers
@@ -37,7 +37,7 @@ def test_a_command_leaves_csv_markdown_and_plot(
 ) -> None:
     rows = main(["--quick", "--output", str(tmp_path / "results")])
     assert rows
-    assert read_csv(tmp_path / "results" / f"{stem}.csv") == rows
+    assert read_rows(tmp_path / "results" / f"{stem}.csv") == rows
     assert all_timed(rows)
     table = (tmp_path / "results" / f"{stem}.md").read_text()
     assert all_shown(rows, table)
@@ -109,8 +109,8 @@ def test_help_begins_with_what_to_type(parse: Callable[[list[str]], Any], capsys
 
 def test_a_plot_of_no_csv_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    for name, words in (("nope.csv", "there is no file"), ("other.csv", "not the CSV of a benchmark")):
+    for name in ("nope.csv", "other.csv"):
         assert exit_code(plot.main, [str(tmp_path / name)]) == 2
         told = capsys.readouterr().err
         assert told.startswith("error: ")
-        assert words in told
+        assert str(tmp_path / name) in told

@@ -14,10 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.common.methods.target import Target
+from benchmarks.common.methods.target import Target, estimate_statistics
 from sfda_engine.config.loader import load_config
 from sfda_engine.config.schema import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
-from sfda_engine.method.warm_start import estimate_on_target
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.pipelines.preparation import prepare
 from sfda_engine.pipelines.training import Trainer, make_trainer
@@ -54,18 +53,8 @@ def sfda_paper_terms(network: nn.Module, target: Target) -> Iterator[nn.Module]:
 def sfda_statistics(network: nn.Module, target: Target) -> Iterator[nn.Module]:
     """What the shipped run begins with: BN statistics mixed by the share that it chooses; one step, no descent."""
     method = load_config("demo").method
-    estimate_on_target(
-        network,
-        copy.deepcopy(network),
-        target.preprocess,
-        target.images,
-        size=target.size,
-        batch_size=target.batch_size,
-        seed=target.seed,
-        device=target.accelerator.device,
-        passes=method.bn_warm_start_passes,
-        share=method.bn_source_share,
-    )
+    source, passes = copy.deepcopy(network), method.bn_warm_start_passes
+    estimate_statistics(network, source, target, passes=passes, share=method.bn_source_share)
     yield network
 
 

@@ -62,20 +62,27 @@ Method = Callable[[nn.Module, Target], Iterator[nn.Module]]
 def warm_start(network: nn.Module, target: Target) -> None:
     """The engine's BN warm start, and its momentum for what follows: where every descending method begins."""
     method = MethodConfig()
+    estimate_statistics(network, network, target, passes=method.bn_warm_start_passes, share=0.0)
+    set_momentum(network, method.bn_momentum)
+    network.to(memory_format=torch.channels_last)  # faster convolutions, as the engine's trainer has them
+
+
+def estimate_statistics(
+    network: nn.Module, source: nn.Module, target: Target, *, passes: int, share: float | None
+) -> None:
+    """The engine's `estimate_on_target` on these frames: into `network`, with a `share` of `source`'s statistics."""
     estimate_on_target(
         network,
-        network,
+        source,
         target.preprocess,
         target.images,
         size=target.size,
         batch_size=target.batch_size,
         seed=target.seed,
         device=target.accelerator.device,
-        passes=method.bn_warm_start_passes,
-        share=0.0,
+        passes=passes,
+        share=share,
     )
-    set_momentum(network, method.bn_momentum)
-    network.to(memory_format=torch.channels_last)  # faster convolutions, as the engine's trainer has them
 
 
 def frames(target: Target, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:

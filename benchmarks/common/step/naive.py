@@ -1,12 +1,11 @@
-"""The paper's equations, plainly: every map in memory, autograd for every gradient, a forward pass for each equation.
+"""One adaptation step after the paper, plainly: autograd for every gradient, a forward pass for each equation.
 
-The baseline of all benchmarks. It shares networks and configuration with the engine and none of its loss code, and
-gives the same losses on the same draws. Eq. 11, 12 and 16 each run their own forward passes, logits are upsampled to
-the full size before anything is computed from them, and gradients that a network does not need are computed and
-thrown away, as in any plain GAN loop. It is no straw man: passes that need no gradient run without one, and
-optimizers are PyTorch's.
+It shares networks and configuration with the engine and none of its loss code, and gives the same losses on the same
+draws. Eq. 11, 12 and 16 each run their own forward passes, logits are upsampled to the full size before anything is
+computed from them, and gradients that a network does not need are computed and thrown away, as in any plain GAN loop.
+It is no straw man: passes that need no gradient run without one, and optimizers are PyTorch's.
 
-Shapes: B batch, C channels at N = h * w positions, T tokens of D numbers, K classes, G patch grid.
+Shapes: B batch, K classes, G patch grid.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmarks.common.equations import attention_kl, attention_l1, patch_entropy
 from benchmarks.common.step.phases import phase
 from sfda_engine.config.schema import MethodConfig
 from sfda_engine.method.steps import Networks
@@ -49,66 +49,6 @@ def make_optimizers(networks: Networks, method: MethodConfig) -> Optimizers:
     )
 
 
-# Dual attention, Eq. 6 to 10
-
-
-def log_map(tokens: Tensor, temperature: float, cosine: bool) -> Tensor:
-    """Log-softmax rows of the token Gram matrix, Eq. 8 and 9: (B, T, D) -> (B, T, T)."""
-    if cosine:
-        norm = tokens.norm(dim=2, keepdim=True)
-        bound = (0.01 * norm.square().mean(1, keepdim=True).sqrt()).clamp_min(1e-12).detach()
-        tokens = tokens / torch.where(norm > bound, norm, bound)
-    scores = tokens @ tokens.transpose(1, 2)
-    return F.log_softmax(scores / temperature if cosine else scores, dim=2)
-
-
-def tokens_of(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Spatial (B, N, C) and channel (B, C, N) tokens of features (B, C, h, w)."""
-    channels = features.flatten(2)
-    return channels.transpose(1, 2), channels
-
-
-def map_kl(synthetic: Tensor, target: Tensor, temperature: float = 0.1, cosine: bool = True) -> Tensor:
-    """Row mean of KL(synthetic || target) of two attention maps, Eq. 7: tokens (B, T, D) twice -> (B,)."""
-    log_p, log_q = log_map(synthetic, temperature, cosine), log_map(target, temperature, cosine)
-    return (log_p.exp() * (log_p - log_q)).sum(2).mean(1)
-
-
-def attention_kl(
-    synthetic: Tensor, target: Tensor, temperature: float = 0.1, cosine: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Eq. 7, spatial (B,) and channel (B,): features (B, C, h, w) twice."""
-    spatial, channel = zip(tokens_of(synthetic), tokens_of(target), strict=True)
-    return map_kl(*spatial, temperature, cosine), map_kl(*channel, temperature, cosine)
-
-
-def attend(features: Tensor, temperature: float = 0.1, cosine: bool = True) -> Tensor:
-    """A = concat(F S^T, R F), Eq. 10: (B, C, h, w) -> (B, 2C, N)."""
-    positions, channels = tokens_of(features)
-    spatial_map = log_map(positions, temperature, cosine).exp()
-    channel_map = log_map(channels, temperature, cosine).exp()
-    return torch.cat([channels @ spatial_map.transpose(1, 2), channel_map @ channels], 1)
-
-
-def attention_l1(teacher: Tensor, student: Tensor, temperature: float = 0.1, cosine: bool = True) -> Tensor:
-    """Eq. 6, mean over the 2C x N elements: features (B, C, h, w) twice -> (B,)."""
-    return (attend(teacher, temperature, cosine) - attend(student, temperature, cosine)).abs().mean((1, 2))
-
-
-# Patch entropy, Eq. 2, 13 and 14
-
-
-def patch_entropy(logits: Tensor, grid: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropy (B, G*G), rank (B, G*G) and MaxSquare () of logits (B, K, h, w) upsampled to `size`."""
-    full = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    p, log_p = F.softmax(full, 1), F.log_softmax(full, 1)
-    entropy_map = -(p * log_p).sum(1)
-    rows = [row.tensor_split(grid, 2) for row in entropy_map.tensor_split(grid, 1)]
-    entropy = torch.stack([patch.mean((1, 2)) for row in rows for patch in row], 1)
-    rank = entropy.detach().sort(dim=0, stable=True).indices.sort(dim=0, stable=True).indices
-    return entropy, rank, -(p**2).sum(1).mean() / 2
-
-
 def cut_patches(maps: Tensor, grid: int) -> Tensor:
     """(B, K, H, W) -> (B, G*G, K, ph, pw); patches a pixel short are resized to the largest."""
     size = (-(-maps.shape[2] // grid), -(-maps.shape[3] // grid))
@@ -122,9 +62,6 @@ def patches_for_discriminator(logits: Tensor, method: MethodConfig, size: tuple[
         return cut_patches(F.interpolate(logits, size, mode="bilinear", align_corners=False), method.patch_grid)
     half = [max(side // 2, own, method.patch_grid) for side, own in zip(size, logits.shape[2:], strict=True)]
     return cut_patches(F.interpolate(logits, half, mode="bilinear", align_corners=False).softmax(1), method.patch_grid)
-
-
-# One step
 
 
 def bns(inputs: list[tuple[_BatchNorm, Tensor]], method: MethodConfig) -> Tensor:

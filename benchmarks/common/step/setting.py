@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import sfda_kernels
+from benchmarks.common.machine import device
 from benchmarks.common.step.naive import make_optimizers, naive_step
 from benchmarks.common.step.shared_forward import shared_forward_step
 from sfda_engine.config.schema import Config, MethodConfig, RunConfig, TargetConfig
@@ -88,11 +89,6 @@ class Prepared:
     """With student, generator and discriminator: `naive.Optimizers`, or the engine's updates."""
     updates: Updates | None = None
     """The engine's; exchanged for profiled ones while a profiler looks."""
-
-
-def device() -> torch.device:
-    """Where Accelerate puts a run: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Tensor]:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import attention, patch_entropy
-from benchmarks.common.compare import Benchmark, Case, build_pass, error_of, evaluate, measure_case
+from benchmarks.common import equations
+from benchmarks.common.case import Benchmark, Case
+from benchmarks.common.compare import measure_case
 from benchmarks.common.measure import peak_memory_mb
-from benchmarks.common.step import naive
+from benchmarks.common.passes import build_pass, error_of, evaluate
 
 CPU = torch.device("cpu")
 (PATCH,) = patch_entropy.cases(CPU, quick=True)
@@ -91,10 +93,10 @@ def test_the_branches_add_up_to_the_whole() -> None:
 
 def test_features_have_attention_worth_comparing() -> None:
     """Inputs whose divergence was nothing but rounding would make every provider right, or none."""
-    for divergence in naive.attention_kl(*(tensor.double() for tensor in attention.inputs(KL))):
+    for divergence in equations.attention_kl(*(tensor.double() for tensor in attention.inputs(KL))):
         assert divergence.min() > 0.05
 
 
-def test_memory_of_a_pass_is_taken_from_names_alone() -> None:
-    arguments = ("patch_entropy", PATCH, "eager fp32", "both")
+def test_memory_of_a_pass_is_taken_in_another_process() -> None:
+    arguments = (patch_entropy.BENCHMARK, PATCH, "eager fp32", "both")
     assert 0 < peak_memory_mb(build_pass, *arguments, device=CPU) < 100

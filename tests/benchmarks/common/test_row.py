@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.common.plot import plot
-from benchmarks.common.row import Row, read_csv, stamp, write_csv, write_markdown
+from benchmarks.common.row import Row, read_rows, stamp, write_table
 
 ROW = Row(
     op="attention_kl", provider="ours", direction="both", shape="B=4 C=2048 N=512", dtype="bf16",
@@ -27,8 +27,8 @@ def test_a_row_survives_its_csv(
 ) -> None:
     row = replace(ROW, p50_ms=p50, peak_memory_mb=memory, max_error=error, threads=threads, shape=shape, note=note)
     path = tmp_path_factory.mktemp("rows") / "rows.csv"  # type: ignore[attr-defined]
-    write_csv(path, [row, ROW])
-    assert read_csv(path) == [row, ROW]
+    write_table(path.with_suffix(""), [row, ROW], "A title", "A remark.")
+    assert read_rows(path) == [row, ROW]
 
 
 def test_a_stamped_row_says_where_it_was_measured() -> None:
@@ -43,7 +43,7 @@ def test_a_stamped_row_says_where_it_was_measured() -> None:
 def test_markdown_shows_numbers_and_leaves_empty_columns_out(tmp_path: Path) -> None:
     path = tmp_path / "table.md"
     refused = replace(ROW, provider="eager bf16", p50_ms=None, p20_ms=None, p80_ms=None, note="wrong")
-    write_markdown(path, [ROW, refused], "A title", "A remark.")
+    write_table(path.with_suffix(""), [ROW, refused], "A title", "A remark.")
     header, rule, first, second = (line for line in path.read_text().splitlines() if line.startswith("|"))
     assert header.split("|")[1:6] == [" op ", " shape ", " dtype ", " pass ", " provider "]
     assert "images/s" not in header
@@ -55,9 +55,10 @@ def test_markdown_shows_numbers_and_leaves_empty_columns_out(tmp_path: Path) -> 
 
 
 def test_the_plot_comes_from_the_csv_alone(tmp_path: Path) -> None:
-    write_csv(tmp_path / "rows.csv", [ROW, replace(ROW, provider="eager fp32", p50_ms=9.0, p20_ms=None, p80_ms=None)])
+    slow = replace(ROW, provider="eager fp32", p50_ms=9.0, p20_ms=None, p80_ms=None)
+    write_table(tmp_path / "rows", [ROW, slow], "A title", "A remark.")
     picture = plot(tmp_path / "rows.csv")
     assert picture is not None
     assert picture.stat().st_size > 1000
-    write_csv(tmp_path / "empty.csv", [replace(ROW, p50_ms=None)])
+    write_table(tmp_path / "empty", [replace(ROW, p50_ms=None)], "A title", "A remark.")
     assert plot(tmp_path / "empty.csv") is None

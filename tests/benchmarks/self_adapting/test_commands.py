@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import self_adapting
-from benchmarks.common.row import read_csv
+from benchmarks.common.row import read_rows
+from benchmarks.self_adapting.score import score
+from benchmarks.self_adapting.streams import DOMAINS, scene_streams
 from sfda_engine.config.loader import resolve_weights
 from sfda_engine.exit_codes import exit_code
 from tests.runtime.tiny import SIZE, picture
 from tests.runtime.tiny_adaptive import START_MEAN, START_VAR, adaptive_labels, write_adaptive_bundle
+
+command = importlib.import_module("benchmarks.self_adapting.__main__")
 
 
 @pytest.fixture
@@ -35,12 +39,12 @@ def test_scores_and_latency_of_every_model(data: Path, tmp_path: Path, monkeypat
     bundle = write_adaptive_bundle(tmp_path / "bundle")
     stream = [(picture(seed), adaptive_labels(picture(seed), START_MEAN, START_VAR)) for seed in range(4)]
     exported: list[tuple[str, str]] = []
-    monkeypatch.setattr(self_adapting, "export_bundle", lambda w, f, frames: exported.append((w, frames)) or bundle)
-    monkeypatch.setattr(self_adapting, "scene_streams", lambda count, size: {"day": stream, "night": stream})
-    weights = str(resolve_weights(self_adapting.DEMO))
+    monkeypatch.setattr(command, "export_bundle", lambda w, f, frames: exported.append((w, frames)) or bundle)
+    monkeypatch.setattr(command, "scene_streams", lambda count, size: {"day": stream, "night": stream})
+    weights = str(resolve_weights(command.DEMO))
     arguments = ["--data", str(data), "--source", weights, "--adapted", weights, "--demo-adapted", weights]
-    scores = self_adapting.main([*arguments, "--quick", "--output", str(tmp_path / "results")])
-    assert exported[0] == (self_adapting.DEMO, "scenes:night")
+    scores = command.main([*arguments, "--quick", "--output", str(tmp_path / "results")])
+    assert exported[0] == (command.DEMO, "scenes:night")
     assert [frames for _, frames in exported] == ["scenes:night", *[str(data)] * 3, "scenes:night"]
     assert exported[2][0].endswith("source_gamma.safetensors")
     found = {(one.stream, one.model, one.normalize): one for one in scores}
@@ -53,16 +57,16 @@ def test_scores_and_latency_of_every_model(data: Path, tmp_path: Path, monkeypat
         assert [float(line["miou"]) for line in csv.DictReader(file)] == [one.miou for one in scores]
     table = (tmp_path / "results" / "self_adapting_scores.md").read_text()
     assert all(f" {one.miou:.1f} |" in table for one in scores)
-    rows = read_csv(tmp_path / "results" / "self_adapting_cpu.csv")
+    rows = read_rows(tmp_path / "results" / "self_adapting_cpu.csv")
     assert [row.provider for row in rows] == ["labels", "diagnostics", "adaptive"]
     assert all(row.p50_ms for row in rows)
 
 
 def test_the_changing_stream_goes_through_all_domains() -> None:
-    streams = self_adapting.scene_streams(4, SIZE)
+    streams = scene_streams(4, SIZE)
     assert [len(stream) for stream in streams.values()] == [4, 4, 4, 4, 8]
     firsts = [streams["changing"][2 * i][0] for i in range(4)]
-    for first, domain in zip(firsts, self_adapting.DOMAINS, strict=True):
+    for first, domain in zip(firsts, DOMAINS, strict=True):
         np.testing.assert_array_equal(first, streams[domain][0][0])
 
 
@@ -70,7 +74,7 @@ def test_the_second_half_is_scored_alone(tmp_path: Path) -> None:
     right = adaptive_labels(picture(0), START_MEAN, START_VAR)
     wrong = (right + 1) % 4
     frames = [(picture(0), wrong), (picture(0), right)]
-    one = self_adapting.score(write_adaptive_bundle(tmp_path / "bundle"), "m", "s", frames, (0.0, 0.0))
+    one = score(write_adaptive_bundle(tmp_path / "bundle"), "m", "s", frames, (0.0, 0.0))
     assert one.miou_second_half == 100
     assert one.miou < 60
 
@@ -78,13 +82,13 @@ def test_the_second_half_is_scored_alone(tmp_path: Path) -> None:
 def test_files_that_are_missing_are_told_before_any_work(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(self_adapting, "export_bundle", lambda *arguments: pytest.fail("work before the check"))
-    weights = str(resolve_weights(self_adapting.DEMO))
+    monkeypatch.setattr(command, "export_bundle", lambda *arguments: pytest.fail("work before the check"))
+    weights = str(resolve_weights(command.DEMO))
     good = {"--data": str(data), "--source": weights, "--adapted": weights}
     for option in good:
         argv = [word for pair in (good | {option: "nowhere"}).items() for word in pair]
-        assert exit_code(self_adapting.command, argv) == 2
+        assert exit_code(command.command, argv) == 2
         assert capsys.readouterr().err.startswith(f"error: {option}: there is no ")
     (data / "labels" / "3.png").unlink()
-    assert exit_code(self_adapting.command, [word for pair in good.items() for word in pair]) == 2
+    assert exit_code(command.command, [word for pair in good.items() for word in pair]) == 2
     assert "first: 3.png" in capsys.readouterr().err

@@ -1,112 +1,27 @@
-"""What the runs left, as one CSV and one Markdown file a table: ours, and the paper's own numbers beside them."""
+"""A table or a figure as a Markdown page: ours, and the paper's own numbers beside them."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from benchmarks.paper.jobs import Options, Run, run_folder
+from benchmarks.common.markdown import mean_and_spread, table
 from benchmarks.paper.numbers import Printed, printed_table
-from benchmarks.paper.run import SCORE
-from benchmarks.paper.tables import Cell, Exhibit
-from sfda_engine.data.classes import class_set
+from benchmarks.paper.options import Options
+from benchmarks.paper.outcomes import Outcome
+from benchmarks.paper.tables import Cell, Exhibit, heading
 from sfda_engine.evaluation.expectation import TOLERANCE
-from sfda_engine.files import write_text
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One seed of one cell."""
-
-    cell: Cell
-    seed: int
-    folder: Path
-    content: dict[str, Any]
-
-    @property
-    def score(self) -> dict[str, Any]:
-        """Of the target or, in Table 4, of the source; percent."""
-        return self.content["scores"]["source" if self.cell.held_out_source else "target"]
-
-    @property
-    def miou13(self) -> float | None:
-        """Mean over those of SYNTHIA's 13 classes that have a labelled pixel; None where the network has others."""
-        iou, names = self.score["iou"], class_set("cityscapes13").names
-        known = [iou[name] for name in names if iou.get(name) is not None]
-        return statistics.fmean(known) if known and iou.keys() >= set(names) else None
-
-
-def outcomes(exhibit: Exhibit, seeds: Iterable[int], options: Options) -> list[Outcome]:
-    """The runs of an exhibit that are done, cell by cell."""
-    found = []
-    for cell in exhibit.cells:
-        for seed in seeds:
-            folder = run_folder(Run(cell.job, seed), options)
-            if (folder / SCORE).is_file():
-                found.append(Outcome(cell, seed, folder, json.loads((folder / SCORE).read_text())))
-    return found
-
-
-def write_csv(path: Path, exhibit: Exhibit, found: Sequence[Outcome]) -> None:
-    """A line for each cell and seed."""
-    classes = list(dict.fromkeys(name for outcome in found for name in outcome.score["iou"]))
-    lines = [_line(exhibit, outcome, classes) for outcome in found]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, text.getvalue())
-
-
-def _line(exhibit: Exhibit, outcome: Outcome, classes: list[str]) -> dict[str, Any]:
-    cell, content, score = outcome.cell, outcome.content, outcome.score
-    printed = cell.printed.values if cell.printed is not None else {}
-    return {
-        "exhibit": exhibit.name,
-        "row": cell.row,
-        "column": cell.column,
-        "network": cell.job.network,
-        "source_free": "" if cell.source_free is None else "yes" if cell.source_free else "no",
-        "method": cell.job.method,
-        "changes": json.dumps(dict(cell.job.changes)),
-        "seed": outcome.seed,
-        "mIoU": f"{score['miou']:.3f}",
-        "paper_mIoU": printed.get("mIoU", ""),
-        "mIoU13": "" if outcome.miou13 is None else f"{outcome.miou13:.3f}",
-        "paper_mIoU13": printed.get("mIoU13", ""),
-        "mIoU_training_size": f"{score['miou_training_size']:.3f}",
-        "PA": f"{score['pixel_accuracy']:.3f}",
-        "mPA": f"{score['mean_pixel_accuracy']:.3f}",
-        **{name: "" if (value := score["iou"].get(name)) is None else f"{value:.3f}" for name in classes},
-        "steps": content["steps"],
-        "hours": f"{content['seconds'] / 3600:.4f}",
-        "peak_memory_mb": content["peak_memory_mb"],
-        "settings": content["settings"],
-        "note": content["note"],
-        "device": content["device"],
-        "threads": content["threads"],
-        "versions": content["versions"],
-        "commit": content["commit"],
-        "time": content["time"],
-        "run": outcome.folder.name,
-    }
 
 
 def markdown(exhibit: Exhibit, found: Sequence[Outcome], options: Options) -> str:
     """The exhibit as a page: ours beside the paper's, cost, IoU by class, and under what it was measured."""
     lines = [f"# {heading(exhibit)}", "", options.domain.remark, "", f"![{exhibit.name}]({exhibit.name}.png)", ""]
     lines += _deviations(found)
-    lines += [_overview(exhibit, found)]
-    lines += ["## Cost, pixel accuracy", "", _cost(exhibit, found)]
-    lines += ["## IoU by class", "", _by_class(exhibit, found)]
+    lines += [*_overview(exhibit, found), ""]
+    lines += ["## Cost, pixel accuracy", "", *_cost(exhibit, found), ""]
+    lines += ["## IoU by class", "", *_by_class(exhibit, found), ""]
     if options.domain.name != "paper" and exhibit.name.startswith("table"):
-        lines += ["## What the paper prints, on its own data and networks", "", _printed(exhibit)]
+        lines += ["## What the paper prints, on its own data and networks", "", *_printed(exhibit), ""]
     lines += ["## Measured under", "", *_conditions(found)]
     return "\n".join(lines) + "\n"
 
@@ -127,12 +42,7 @@ def _deviations(found: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def heading(exhibit: Exhibit) -> str:
-    """ "Table 1: GTA5 → Cityscapes"."""
-    return f"{exhibit.name.replace('_', ' ').capitalize()}: {exhibit.title}"
-
-
-def _overview(exhibit: Exhibit, found: Sequence[Outcome]) -> str:
+def _overview(exhibit: Exhibit, found: Sequence[Outcome]) -> list[str]:
     columns = list(dict.fromkeys(cell.column for cell in exhibit.cells))
     thirteen = exhibit.name == "table_2" and any(outcome.miou13 is not None for outcome in found)
     measures = ["mIoU", "mIoU13"] if thirteen else ["mIoU"]
@@ -150,7 +60,7 @@ def _overview(exhibit: Exhibit, found: Sequence[Outcome]) -> str:
             own = [outcome for outcome in found if outcome.cell == cell]
             for measure in measures:
                 values = [o.score["miou"] if measure == "mIoU" else o.miou13 for o in own]
-                line.append(mean_and_spread([value for value in values if value is not None]))
+                line.append(mean_and_spread([value for value in values if value is not None], digits=2))
                 if papers:
                     printed = cell.printed.values if cell is not None and cell.printed is not None else {}
                     line.append(f"{printed[measure]:g}" if measure in printed else "")
@@ -158,10 +68,10 @@ def _overview(exhibit: Exhibit, found: Sequence[Outcome]) -> str:
     remark = "mIoU in percent at the labels' own size, after the last step; mean over seeds and, from two on, sample "
     remark += "standard deviation. Empty: not run yet."
     remark += " SF ✗: trained on labelled source frames all along (*source only*: not adapted)." if marked else ""
-    return remark + "\n\n" + table(head, body)
+    return [remark, "", *table(head, body)]
 
 
-def _cost(exhibit: Exhibit, found: Sequence[Outcome]) -> str:
+def _cost(exhibit: Exhibit, found: Sequence[Outcome]) -> list[str]:
     head = [exhibit.rows_are, "network", "column", "PA", "mPA", "seeds", "steps", "hours", "peak MiB", "notes"]
     body = []
     for cell in exhibit.cells:
@@ -174,8 +84,8 @@ def _cost(exhibit: Exhibit, found: Sequence[Outcome]) -> str:
                 cell.row,
                 cell.job.network,
                 cell.column,
-                mean_and_spread([o.score["pixel_accuracy"] for o in own]),
-                mean_and_spread([o.score["mean_pixel_accuracy"] for o in own]),
+                mean_and_spread([o.score["pixel_accuracy"] for o in own], digits=2),
+                mean_and_spread([o.score["mean_pixel_accuracy"] for o in own], digits=2),
                 ", ".join(str(o.seed) for o in own),
                 str(contents[0]["steps"]),
                 f"{statistics.fmean(c['seconds'] for c in contents) / 3600:.3g}",
@@ -186,7 +96,7 @@ def _cost(exhibit: Exhibit, found: Sequence[Outcome]) -> str:
     return table(head, body)
 
 
-def _by_class(exhibit: Exhibit, found: Sequence[Outcome]) -> str:
+def _by_class(exhibit: Exhibit, found: Sequence[Outcome]) -> list[str]:
     """Two lines a cell where the paper gives classes too, ours and the paper's."""
     classes = list(dict.fromkeys(name for outcome in found for name in outcome.score["iou"]))
     body = []
@@ -209,7 +119,7 @@ def _class_mean(own: Sequence[Outcome], name: str) -> str:
     return f"{statistics.fmean(known):.1f}" if known else ""
 
 
-def _printed(exhibit: Exhibit) -> str:
+def _printed(exhibit: Exhibit) -> list[str]:
     lines = printed_table(int(exhibit.name[-1]))
     columns = list(dict.fromkeys(line.column for line in lines))
     rows: dict[tuple[str, str], list[Printed]] = {}
@@ -241,16 +151,3 @@ def _rows(exhibit: Exhibit) -> dict[tuple[str, str], list[Cell]]:
 
 def _mark(source_free: bool | None) -> str:
     return {True: "✓", False: "✗", None: ""}[source_free]
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """ "43.21 ± 0.30", with the sample standard deviation from two values on; empty without a value."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else ""
-    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
-
-
-def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, and an empty line."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(line) + " |" for line in body), ""])
