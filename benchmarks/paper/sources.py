@@ -33,15 +33,8 @@ class Training:
 def source_config(training: Training, options: Options) -> Config:
     """The recipe of a source model in the user's place, its labelled and its held-out frames."""
     task = training.task
-    words = [
-        "--evaluate",
-        "null",
-        "--run.resume",
-        "true",
-        "--run.log_with",
-        "none",
-        *model_words(training.network, options),
-    ]
+    words = ["--evaluate", "null", "--run.resume", "true", "--run.log_with", "none"]
+    words += model_words(training.network, options)
     root = options.roots.get(task.source_root or "")
     if task.source_root == "camvid" and root is not None:
         words += ["--source.root", str(root / "day_train"), "--source.val_root", str(root / "day_val")]
