@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.floor import DEVICES, count_kl, count_l1
-from benchmarks.row import Row, device_name, read_csv
+from benchmarks.common.floor import DEVICES, count_kl, count_l1
+from benchmarks.common.machine import device, device_name
+from benchmarks.common.row import Row, read_rows
 from sfda_engine.config.schema import Config, MethodConfig
 from sfda_engine.method.steps import uses_ipsm, uses_target_loss, uses_transfer
 from sfda_engine.models import build_segmenter
@@ -78,7 +79,7 @@ def discriminator_flop(classes: int, grid: int, size: Size) -> tuple[float, floa
 
 @cache
 def attention_flop(arch: str, classes: int, synthetic: Size, method: MethodConfig) -> float:
-    """The least that the attention terms of one synthetic image need in a step, by `benchmarks.floor`, two branches.
+    """The least that the attention terms of one synthetic image need in a step, by `common.floor`, two branches.
 
     L_DAD^ss for generator and student, L_DAD^st for the generator.
     """
@@ -127,11 +128,11 @@ def training_flop(arch: str, classes: int, size: Size, batch: int) -> float:
     return batch * frame_flop(arch, classes, size)[1]
 
 
-def benchmarked(arch: str, device: str, dtype: str) -> Rate | None:
-    """The rate of the engine's step as `benchmarks.adapt_step` measured it on a device whose name holds `device`."""
+def benchmarked(arch: str, on: str, dtype: str) -> Rate | None:
+    """The rate of the engine's step as `benchmarks.adapt_step` measured it on a device whose name holds `on`."""
     for path in sorted(RESULTS.glob(f"adapt_step_{arch}_*.csv")):
-        for row in read_csv(path):
-            if row.provider == "engine" and row.p50_ms and row.dtype == dtype and device in row.device:
+        for row in read_rows(path):
+            if row.provider == "engine" and row.p50_ms and row.dtype == dtype and on in row.device:
                 size, batch = _shape_of(row)
                 flop = adaptation_flop(arch, 19, size, batch, MethodConfig())
                 basis = f"measured: adapt_step, {row.shape}, {row.p50_ms:.0f} ms a step, {row.device}"
@@ -153,10 +154,9 @@ def own_rate(arch: str, dtype: str) -> Rate:
 
 @cache
 def _timed_pass(arch: str) -> Rate:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size, batch = ((512, 256), 8) if device.type == "cuda" else ((128, 64), 1)
-    network = build_segmenter(arch, 19).eval().to(device)
-    images = torch.zeros(batch, 3, *size[::-1], device=device)
+    size, batch = ((512, 256), 8) if device().type == "cuda" else ((128, 64), 1)
+    network = build_segmenter(arch, 19).eval().to(device())
+    images = torch.zeros(batch, 3, *size[::-1], device=device())
     _train_pass(network, images)
     since = time.perf_counter()
     _train_pass(network, images)

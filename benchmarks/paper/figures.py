@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.paper.jobs import Options, Run, Training, run_config, source_weights
-from benchmarks.paper.results import Outcome, heading
-from benchmarks.paper.tables import Cell, Exhibit
+from benchmarks.common.plot import save
+from benchmarks.paper.jobs import Run, run_config
+from benchmarks.paper.options import Options
+from benchmarks.paper.outcomes import Outcome
+from benchmarks.paper.sources import Training, source_weights
+from benchmarks.paper.tables import Cell, Exhibit, heading
 from sfda_engine.config.schema import ModelConfig
 from sfda_engine.data.classes import colorize
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.images import resize, to_float_tensor
-from sfda_engine.files import whole_file
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.pipelines.networks import load_segmenter
@@ -95,20 +97,10 @@ def _first_seed(exhibit: Exhibit, found: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _grid(path: Path, title: str, titles: Sequence[str], rows: Sequence[Sequence[Picture]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     height, width = rows[0][0].shape[:2]
     cell = 2.2
-    figure, axes = pyplot.subplots(
-        len(rows),
-        len(titles),
-        figsize=(cell * len(titles), cell * height / width * len(rows) + 1.0),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure((cell * len(titles), cell * height / width * len(rows) + 1.0), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for line, pictures in zip(axes, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
@@ -116,10 +108,4 @@ def _grid(path: Path, title: str, titles: Sequence[str], rows: Sequence[Sequence
     for axis, name in zip(axes[0], titles, strict=True):
         axis.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
-    pyplot.close(figure)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=130, format="png")
+    save(figure, path, dpi=130)

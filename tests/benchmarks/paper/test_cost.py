@@ -9,9 +9,9 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
+from benchmarks.common.row import Row, write_table
+from benchmarks.common.step.setting import Setting, prepare
 from benchmarks.paper import cost
-from benchmarks.row import Row, write_csv
-from benchmarks.step_setting import Setting, prepare
 from sfda_engine.config.schema import Config, MethodConfig, TargetConfig
 
 SIZE = (128, 64)
@@ -89,7 +89,7 @@ def test_a_results_file_of_the_device_comes_before_an_assumption(
         dataclasses.replace(row, provider="naive", p50_ms=1.0),
         dataclasses.replace(row, dtype="bf16", p50_ms=2.0),
     ]
-    write_csv(tmp_path / "adapt_step_streetnet_nvidia_h100.csv", [*others, row])
+    write_table(tmp_path / "adapt_step_streetnet_nvidia_h100", [*others, row], "A title", "A remark.")
     rate = cost.h100_rate("streetnet", "fp32")
     flop = cost.adaptation_flop("streetnet", 19, SIZE, 2, MethodConfig())
     assert rate.flop_per_second == pytest.approx(flop / 0.020)

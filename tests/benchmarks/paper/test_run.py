@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.common.methods.run import open_domain
 from benchmarks.paper.run import adapt_engine
-from benchmarks.peers.run import open_domain
 from sfda_engine import adapt, load_config
 from sfda_engine.config.schema import RunConfig
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
 from benchmarks.paper.domains import DOMAINS
 from benchmarks.paper.tables import FIGURES, TABLES, exhibit
-from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from sfda_engine.errors import UserError
 
 PAPER = DOMAINS["paper"]
