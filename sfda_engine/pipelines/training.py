@@ -28,6 +28,8 @@ from sfda_engine.method.steps import (
     adaptation_step,
     generator_terms,
     unwritten_statistics,
+    uses_ipsm,
+    uses_transfer,
 )
 from sfda_engine.method.synthetic_views import draw_view
 from sfda_engine.method.warm_start import estimate_on_target
@@ -107,7 +109,11 @@ class Trainer:
         for network in trained:
             share_statistics(network)
         # evaluation_mode: not wrapped in DistributedDataParallel, see `Update`
-        student, generator, discriminator = (accelerator.prepare_model(one, evaluation_mode=True) for one in trained)
+        moved = (True, uses_transfer(method), uses_ipsm(method))  # a checkpoint holds no other
+        student, generator, discriminator = (
+            accelerator.prepare_model(one, evaluation_mode=True) if moves else one.to(accelerator.device)
+            for one, moves in zip(trained, moved, strict=True)
+        )
         # eval mode: no dropout in any pass of the student, so that MAE measures the models and not the noise;
         # BatchNorm is governed pass by pass
         student.eval()
