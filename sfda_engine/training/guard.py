@@ -142,7 +142,7 @@ def is_finite(module: nn.Module) -> bool:
 
 def named(signals: Signals) -> dict[str, float]:
     """The signals as entries of a line of metrics.jsonl."""
-    return {f"guard_{name}": value for name, value in asdict(signals).items()}
+    return {f"guard/{name}": value for name, value in asdict(signals).items()}
 
 
 def describe(signals: Signals) -> str:

@@ -23,6 +23,7 @@ from sfda_engine.judge.collapse import CLASSES, FLOOR, LEFT, Probe, Signals, pro
 from sfda_engine.method import steps
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report import summary
+from sfda_engine.report.charts import loss_panels
 from sfda_engine.run_folder.checkpoint import list_checkpoints
 from sfda_engine.training.guard import TRAINED, Guard, is_finite
 from sfda_engine.training.metrics import read_metrics
@@ -286,6 +287,7 @@ def test_collapse_is_caught_and_the_rest_of_the_run_is_slower(
     assert "classes vanish while confidence climbs" in event["seen"]
     assert "step 3" in event["done"]
     assert [line["step"] for line in lines if line["phase"] == "adaptation"] == [1, 2, 3]
+    assert len(loss_panels(lines)["guard"]) == len(vars(HEALTHY))
     assert lines[-1]["lr"] == 0  # the schedule's end
     rates = [line["lr"] for line in lines if line["phase"] == "adaptation"]
     assert rates[1] == pytest.approx(2.5e-4 * (1 / 3) ** 0.9)
