@@ -36,7 +36,7 @@ def segments(trainer: Trainer, rounds: int) -> tuple[list[float], list[float], l
             trainer.adapt_on(step, batch)
         before = time.process_time()
         if watched:
-            guard.look(index + 1, adapting=True, terms={})
+            guard.look(index + 1, terms={})
         now = time.process_time()
         if index == 0:
             continue  # pays for start-up

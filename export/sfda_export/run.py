@@ -21,8 +21,6 @@ from sfda_runtime.card import IGNORE, Card, Precision
 
 SMALLEST = 32
 """Least width and height that an exported graph is meant for."""
-# Where a verdict keeps another model and the run has no file of that name, adapted.safetensors holds it.
-KEPT = {"keep_bn_warm_start": "bn_warm_start.safetensors", "keep_source": "source.safetensors"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +60,7 @@ def _open_folder(folder: Path, overrides: Sequence[str]) -> Exportable:
         hint = " or name source.safetensors in it" if (folder / "source.safetensors").is_file() else ""
         raise UserError(f"{folder} has no result.json: name the folder of a finished run, or a weights file{hint}")
     result = read_run(folder).result
-    weights = folder / KEPT.get(str(result.get("verdict")), "adapted.safetensors")
-    if not weights.is_file():
-        weights = folder / "adapted.safetensors"
+    weights = folder / "adapted.safetensors"  # whatever the verdict: the run has put there what ships
     model, info = _load(weights, overrides)
     config_path = folder / "config.yaml"
     return Exportable(

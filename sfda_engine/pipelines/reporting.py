@@ -26,7 +26,7 @@ from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report.html import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.report.result import Result, as_json
-from sfda_engine.report.summary import HELD
+from sfda_engine.report.summary import held
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +92,7 @@ def result_of(trainer: Trainer, shipped: Shipped, scores: Scores, intake: Intake
 
 def verdict_line(result: Mapping[str, Any]) -> str:
     """What `adapted.safetensors` holds, and why."""
-    if "selection" not in result:
-        return "verdict: none, since a fresh student is not judged; adapted.safetensors holds the last weights"
-    held = HELD.get(result["verdict"], f"the weights after step {result['selection']['step']}")
-    return f"verdict: {result['verdict']}; adapted.safetensors holds {held}: {result['verdict_basis']}"
+    return f"verdict: {result['verdict']}; adapted.safetensors holds {held(result)}: {result['verdict_basis']}"
 
 
 def export_bundle(folder: Path) -> None:

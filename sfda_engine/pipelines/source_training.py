@@ -84,7 +84,7 @@ def train_source(config: Config) -> Path:
     check_forward(model, source.size)
     folder = run_folder_of(config)
     accelerator = accelerator_for(config, folder)
-    begin(config, accelerator, folder, ("run", "model", "source", "method"), origin_of(accelerator, images, None))
+    begin(config, accelerator, folder, ("run", "model", "source"), origin_of(accelerator, images, None))
     accelerator.init_trackers("tensorboard")
     model = run_training(config, source, accelerator, model, info, images, folder)
     if accelerator.is_main_process:

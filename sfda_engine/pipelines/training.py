@@ -102,7 +102,11 @@ class Trainer:
         for network in trained:
             share_statistics(network)
         # evaluation_mode: not wrapped in DistributedDataParallel, see `Update`
-        student, generator, discriminator = (accelerator.prepare_model(one, evaluation_mode=True) for one in trained)
+        moved = (True, self.objective.uses_transfer, self.objective.uses_ipsm)  # a checkpoint holds no other
+        student, generator, discriminator = (
+            accelerator.prepare_model(one, evaluation_mode=True) if moves else one.to(accelerator.device)
+            for one, moves in zip(trained, moved, strict=True)
+        )
         # eval mode: no dropout in any pass of the student, so that MAE measures the models and not the noise;
         # BatchNorm is governed pass by pass
         student.eval()

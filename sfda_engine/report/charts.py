@@ -1,4 +1,4 @@
-"""Loss curves: the lines of metrics.jsonl -> one small inline SVG per loss term."""
+"""Loss curves: the lines of metrics.jsonl -> one small inline SVG per loss term or signal of the guard."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ TITLES = {
     "student/adversarial": "Adversarial, hard patches",
     "student/total": "Total",
     "discriminator/bce": "Easy against hard patches (BCE)",
+    "guard/class_entropy": "Entropy of predicted classes",
+    "guard/classes_kept": "Effective classes, of the start's",
+    "guard/entropy": "Mean entropy of predictions",
+    "guard/entropy_kept": "Mean entropy, of the start's",
+    "guard/confidence": "Mean confidence",
+    "guard/agreement": "Pixels that agree with the start",
+    "guard/bn_drift": "Drift of BN statistics",
 }
 COLORS = {"generator": "#0d9488", "student": "#2563eb", "discriminator": "#c2740a"}
 OTHER = "#64748b"
@@ -37,7 +44,7 @@ STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "sfda", "axes.edgecolor": 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One loss term: its title, its last value, and its curve as an `<svg>` element."""
+    """One loss term or signal: its title, its last value, and its curve as an `<svg>` element."""
 
     title: str
     last: float
@@ -53,7 +60,7 @@ class Curve:
 
 
 def loss_panels(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[Panel]]:
-    """Panels by network (generator, student, discriminator, any other prefix), in the paper's order."""
+    """Panels by network (generator, student, discriminator, guard, any other prefix), in the paper's order."""
     rows = _place(metrics)
     if not rows:
         return {}

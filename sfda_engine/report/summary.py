@@ -104,6 +104,19 @@ def section(result: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def judged(result: Mapping[str, Any]) -> bool:
+    """Whether the run was judged without labels; a fresh student is not."""
+    return bool(section(result, "selection"))
+
+
+def held(result: Mapping[str, Any]) -> str:
+    """What adapted.safetensors holds, in words."""
+    if not judged(result):
+        return "the last weights"
+    step = section(result, "selection").get("step")
+    return HELD.get(str(result.get("verdict")), f"the weights after step {fixed(step, 0)}")
+
+
 def scores(result: Mapping[str, Any]) -> list[Score]:
     """The mIoU cards; empty where no labels were given."""
     miou = {key: number(section(result, "miou").get(key)) for key in MODELS}
@@ -116,9 +129,8 @@ def scores(result: Mapping[str, Any]) -> list[Score]:
 
 def badges(result: Mapping[str, Any]) -> list[Badge]:
     """What the engine decided, and where labels are known, whether the adapted model is better."""
-    judged = result.get("verdict_basis") not in (None, "not judged")
     text, color = VERDICTS.get(str(result.get("verdict")), ("No verdict", "plain"))
-    found = [Badge(text=text, tone=color) if judged else Badge(text="Not judged", tone="plain")]
+    found = [Badge(text=text, tone=color) if judged(result) else Badge(text="Not judged", tone="plain")]
     over_source, over_start = _gains(result)
     if tone(over_source) == "bad":
         found.append(Badge(text="Worse than source", tone="bad"))
@@ -259,8 +271,7 @@ def duration(seconds: Any) -> str:
 
 
 def _judgement(result: Mapping[str, Any]) -> Alert:
-    basis, verdict = result.get("verdict_basis"), str(result.get("verdict"))
-    if basis in (None, "not judged"):
+    if not judged(result):
         text = (
             "A student that started fresh is not judged: adapted.safetensors is simply the last weights of the run, "
             "whether they are better than the source model or not."
@@ -268,9 +279,9 @@ def _judgement(result: Mapping[str, Any]) -> Alert:
         if scores(result):
             text += " The scores on this page come from labels that took no part in the adaptation."
         return Alert(tone="info", title="Not judged", text=text)
-    held = f" adapted.safetensors holds {HELD[verdict]}." if verdict in HELD else ""
-    title = VERDICTS.get(verdict, ("No verdict", "plain"))[0]
-    return Alert(tone="info", title=title, text=f"Judged without labels. Basis: {basis}.{held}")
+    title = VERDICTS.get(str(result.get("verdict")), ("No verdict", "plain"))[0]
+    text = f"Judged without labels. Basis: {result.get('verdict_basis')}. adapted.safetensors holds {held(result)}."
+    return Alert(tone="info", title=title, text=text)
 
 
 def _gains(result: Mapping[str, Any]) -> tuple[float | None, float | None]:

@@ -191,7 +191,7 @@ class Loop:
     def _guarded(self, phase: Phase, guard: Guard) -> dict[str, float]:
         """Means of the terms since the last log step, as far as they are finite, and the guard's signals."""
         terms = self.metrics.means()
-        look = guard.look(self.position.total, adapting=phase.name == "adaptation", terms=terms)
+        look = guard.look(self.position.total, terms=terms)
         if look.event is not None:
             log.warning("step %(total_step)d, strike %(strike)d: %(seen)s; %(done)s", look.event)
             self.metrics.write({"phase": "guard", **look.event})

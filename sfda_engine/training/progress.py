@@ -54,10 +54,9 @@ class RunProgress:
         self.bar.advance(self.task)
 
     def status(self, phase: str, step: int, total: int, line: dict[str, float]) -> None:
-        """Show the means of a log step."""
-        shown = [
-            f"{name.split('/')[0][0]}.{name.split('/')[1]} {value:.3f}" for name, value in line.items() if "/" in name
-        ]
+        """Show the means of a log step; the guard's signals are for the report."""
+        terms = {tuple(name.split("/")): value for name, value in line.items() if "/" in name}
+        shown = [f"{network[0]}.{term} {value:.3f}" for (network, term), value in terms.items() if network != "guard"]
         status = "  ".join([*shown[:6], f"{line['images_per_second']:.1f} images/s"])
         self.bar.update(self.task, status=status)
         if self.enabled and not self.live:

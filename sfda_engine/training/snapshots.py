@@ -1,4 +1,4 @@
-"""Weights of the student at some steps of the adaptation, to select from after the last; part of every checkpoint."""
+"""Weights of the student on the way, to select from after the last step; part of every checkpoint."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
-SNAPSHOTS = 2
+PARTS = 2
 
 
 class Snapshots:
-    """Copies in memory, on the CPU, after each of SNAPSHOTS equal parts of the steps, the last among them."""
+    """Copies in memory, on the CPU, after each of PARTS equal parts of the steps but the last: that is the student."""
 
     def __init__(self, steps: int) -> None:
-        self.due = {steps * part // SNAPSHOTS for part in range(1, SNAPSHOTS + 1)} - {0}
+        self.due = {steps * part // PARTS for part in range(1, PARTS)} - {0}
         self.taken: dict[int, dict[str, Tensor]] = {}
 
     def take(self, step: int, student: nn.Module) -> None:

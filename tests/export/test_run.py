@@ -33,13 +33,12 @@ def test_a_run_and_its_card(run: Path) -> None:
     assert not exportable.model.training
 
 
-@pytest.mark.parametrize("verdict", ["keep_bn_warm_start", "keep_source"])
-def test_the_verdicts_own_file_is_taken_where_the_run_has_it(run: Path, verdict: str) -> None:
+@pytest.mark.parametrize("verdict", ["adapted", "keep_bn_warm_start", "keep_source"])
+def test_what_the_run_ships_is_exported_whatever_lies_beside_it(run: Path, verdict: str) -> None:
     (run / "result.json").write_text(json.dumps({"verdict": verdict}))
+    for name in ("bn_warm_start", "source", "last"):
+        shutil.copy(run / "adapted.safetensors", run / f"{name}.safetensors")
     assert open_run(str(run)).weights == run / "adapted.safetensors"
-    kept = run / f"{verdict.removeprefix('keep_')}.safetensors"
-    shutil.copy(run / "adapted.safetensors", kept)
-    assert open_run(str(run)).weights == kept
 
 
 def test_a_lone_file_knows_no_run(tmp_path: Path) -> None:

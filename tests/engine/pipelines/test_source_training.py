@@ -82,6 +82,18 @@ def test_resumed_training_is_bit_equal(source_config: Path, source_weights: Path
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == [10, 20, 30, 40, 50, 60]
 
 
+def test_what_adaptation_alone_reads_may_differ_in_a_resumed_training(
+    source_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--config", str(source_config), "--run.output", str(tmp_path / "run"), "--run.steps", "2"]
+    assert exit_code(main, argv) == 0
+    other = ["--run.resume", "true", "--method.gamma", "0.5"]
+    assert exit_code(main, [*argv, *other, "--source.lr", "1.5"]) == 2
+    assert "source.lr" in (told := capsys.readouterr().err)
+    assert "method" not in told
+    assert exit_code(main, [*argv, *other]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

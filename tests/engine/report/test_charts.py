@@ -10,7 +10,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from sfda_engine.judge.collapse import Signals
 from sfda_engine.report.charts import COLORS, POINTS, SHADE, loss_panels
+from sfda_engine.training.guard import named
 
 
 def row(step: int, phase: str = "adaptation", **terms: Any) -> dict[str, Any]:
@@ -36,6 +38,15 @@ def test_panels_are_grouped_and_ordered_like_the_paper() -> None:
     assert [panel.title for panel in panels["generator"]] == ["BN statistics · Eq. 4", "Total"]
     assert [panel.last for panel in panels["student"]] == [0.5, 1.0]
     assert panels["sentinel"][0].title == "agreement"
+
+
+def test_every_signal_of_the_guard_is_drawn_under_a_title() -> None:
+    signals = Signals(1.0, 1.0, 0.5, 1.0, 0.8, 1.0, 0.25)
+    panels = loss_panels([row(1, student__total=2.0) | named(signals)])
+    assert list(panels) == ["student", "guard"]
+    assert {panel.last for panel in panels["guard"]} == set(vars(signals).values())
+    assert len(panels["guard"]) == len(vars(signals))
+    assert not {panel.title for panel in panels["guard"]} & vars(signals).keys()
 
 
 def test_points_lie_where_the_values_say() -> None:

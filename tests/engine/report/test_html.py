@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from sfda_engine.errors import UserError
+from sfda_engine.report import summary
 from sfda_engine.report.figures import save_frame, save_synthetic
 from sfda_engine.report.html import write_report
 
@@ -235,3 +236,11 @@ def test_needs_no_torch() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_was_judged_where_it_has_a_selection_whatever_the_words() -> None:
+    assert not summary.judged(make_result(verdict_basis="in other words"))
+    kept = {verdict: make_result(verdict=verdict, selection={"step": 1500}) for verdict in summary.VERDICTS}
+    assert all(map(summary.judged, kept.values()))
+    assert [verdict for verdict, result in kept.items() if "1,500" in summary.held(result)] == ["adapted"]
+    assert len({summary.held(result) for result in [make_result(), *kept.values()]}) == 4
