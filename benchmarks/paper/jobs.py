@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sfda_engine.pipelines.steps import total_steps
+
 from benchmarks.paper.frames import target_frames
 from benchmarks.paper.options import Options, model_words, named, pair
 from benchmarks.paper.sources import Training, digest, source_config, source_weights, without_places
@@ -16,7 +18,6 @@ from sfda_engine.config.schema import Config
 from sfda_engine.distributed.accelerator import precision
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
-from sfda_engine.pipelines.steps import total_steps
 
 
 @dataclass(frozen=True)

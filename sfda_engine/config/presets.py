@@ -9,6 +9,8 @@ from sfda_engine.config.schema import MethodConfig
 PAPER: dict[str, Any] = {
     "alpha": 1.0,
     "beta": 0.5,
+    "gamma": 0.01,
+    "max_square_weight": 0.1,
     "pseudo_label_weight": 0.0,
     "lr": 2.5e-4,
     "clip_grad_norm": 1.0,

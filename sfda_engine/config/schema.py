@@ -186,17 +186,17 @@ class MethodConfig:
     preset: Literal["recommended", "paper", "literal"] = "recommended"
     """Fills every key of this section that nobody names: recommended = what works on real networks; paper = the
     paper's terms made stable; literal = the paper as printed (it diverges)."""
-    alpha: float = key(0.1, at_least=0)
-    """Weight of L_MAE (Eq. 11, 12, 16)."""
-    beta: float = key(0.05, at_least=0)
+    alpha: float = key(0.0, at_least=0)
+    """Weight of L_MAE (Eq. 11, 12, 16). alpha = beta = 0 leaves out the generator."""
+    beta: float = key(0.0, at_least=0)
     """Weight of L_DAD^ss (Eq. 11, 12, 16)."""
     tau: float = key(0.5, at_least=0)
     """Weight of L_DAD^st in the generator's loss (Eq. 11)."""
-    gamma: float = key(0.01, at_least=0)
+    gamma: float = key(0.0, at_least=0)
     """Weight of L_ADV in the student's loss (Eq. 16). 0 = no patch ranking."""
     bns_weight: float = key(1.0, at_least=0)
     """Weight of L_BNS in the generator's loss (Eq. 11)."""
-    max_square_weight: float = key(0.1, at_least=0)
+    max_square_weight: float = key(0.0, at_least=0)
     """Weight of L_TAR, MaxSquare on target predictions (Eq. 2, 16)."""
     pseudo_label_weight: float = key(1.0, at_least=0)
     """Weight of the cross-entropy on pseudo-labels of the target frames (self-training). 0 = none."""
