@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import sfda_kernels
 from benchmarks.naive import make_optimizers, naive_step
 from benchmarks.shared_forward import shared_forward_step
+from sfda_engine.config.presets import PRESETS
 from sfda_engine.config.schema import Config, MethodConfig, RunConfig, TargetConfig
 from sfda_engine.method.steps import Networks, Updates, adaptation_step
 from sfda_engine.models import build_segmenter
@@ -26,7 +27,8 @@ from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import LATENT_DIM, Generator
 from sfda_engine.models.norms import reestimate_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.pipelines.training import Trainer
+from sfda_engine.pipelines.objective import objective_of
+from sfda_engine.pipelines.training import BN_MOMENTUM, Trainer
 from sfda_engine.run_folder.start import Start
 
 Provider = Literal["naive", "engine", "engine, shared forward"]
@@ -112,7 +114,7 @@ def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Ten
     networks = Networks(
         source=source.requires_grad_(False),
         student=student.eval(),
-        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT_DIM, width=method.generator_width),
+        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT_DIM),
         discriminator=PatchDiscriminator(CLASSES, method.patch_grid**2),
     )
     for network in (networks.source, networks.student, networks.generator, networks.discriminator):
@@ -122,7 +124,7 @@ def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Ten
 
 def prepare(setting: Setting) -> Prepared:
     """Build a setting; two settings of one case start from the same networks, frames and draws."""
-    method = MethodConfig()
+    method = replace(MethodConfig(), **PRESETS["paper"])
     networks, frames = make_networks(setting, method)
     draws = torch.Generator().manual_seed(1)
 
@@ -132,11 +134,11 @@ def prepare(setting: Setting) -> Prepared:
     if setting.provider == "naive":
         for layer in networks.student.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.momentum = method.bn_momentum
-        optimizers = make_optimizers(networks, method)
+                layer.momentum = BN_MOMENTUM
+        optimizers, objective = make_optimizers(networks, method), objective_of(method)
         autocast = partial(torch.autocast, device().type, torch.bfloat16, enabled=setting.precision == "bf16")
         return Prepared(
-            lambda: naive_step(networks, optimizers, frames, latents(), method, autocast), networks, optimizers
+            lambda: naive_step(networks, optimizers, frames, latents(), objective, autocast), networks, optimizers
         )
     return _prepare_engine(setting, method, networks, frames, latents)
 
@@ -165,7 +167,9 @@ def _prepare_engine(
     def step() -> dict[str, Tensor]:
         assert prepared.updates is not None
         with forced_backend(setting.backend):
-            return run(prepared.networks, prepared.updates, frames, latents(), method, trainer.accelerator.autocast)
+            return run(
+                prepared.networks, prepared.updates, frames, latents(), trainer.objective, trainer.accelerator.autocast
+            )
 
     prepared.step = step
     return prepared

@@ -20,7 +20,7 @@ SOUND = (
     "label_denoising",
 )  # fmt: skip
 NO_TRANSFER: dict[str, Any] = {"alpha": 0.0, "beta": 0.0}
-PLAIN_MAX_SQUARE: dict[str, Any] = {"max_square_weight": 1.0, "max_square_image_weighted": False}
+PLAIN_MAX_SQUARE: dict[str, Any] = {"max_square_weight": 1.0}
 
 
 def _engine(**overrides: Any) -> Method:

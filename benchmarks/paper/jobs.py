@@ -19,7 +19,7 @@ from sfda_engine.data.published.layout import pairs_of
 from sfda_engine.distributed.accelerator import precision
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
-from sfda_engine.pipelines.steps import total_steps
+from sfda_engine.pipelines.objective import total_steps
 
 NO_CAMVID = "domain camvid needs --camvid-root DIR, the folder that holds day_train/, day_val/ and dusk/"
 
@@ -88,7 +88,7 @@ def source_config(training: Training, options: Options) -> Config:
     if options.batch is not None:
         words += ["--source.batch_size", str(options.batch)]
     if options.workers is not None:
-        words += ["--source.num_workers", str(options.workers)]
+        words += ["--run.num_workers", str(options.workers)]
     if options.source_steps is not None:
         words += ["--run.epochs", "null", "--run.steps", str(options.source_steps)]
     return load_config(training.recipe, words)
@@ -133,7 +133,7 @@ def run_config(run: Run, options: Options) -> Config:
     if options.batch is not None:
         words += ["--target.batch_size", str(options.batch)]
     if options.workers is not None:
-        words += ["--target.num_workers", str(options.workers)]
+        words += ["--run.num_workers", str(options.workers)]
     changes = dict(job.changes)
     if changes.get("student_init") == "fresh":  # it learns as its source did
         source = source_config(training, options).source
@@ -223,10 +223,10 @@ def run_folder(run: Run, options: Options) -> Path:
 
 def _without_places(config: Config) -> Config:
     """The configuration without paths, and without what does not change a result."""
-    run = dataclasses.replace(config.run, output=None, checkpoint_every=1, keep_last=1, log_every=1)
+    run = dataclasses.replace(config.run, output=None, checkpoint_every=1, keep_last=1, log_every=1, num_workers=0)
     model = dataclasses.replace(config.model, weights=None, download=False)
-    target = dataclasses.replace(config.target, root=None, num_workers=0)
-    source = config.source and dataclasses.replace(config.source, root=None, val_root=None, num_workers=0)
+    target = dataclasses.replace(config.target, root=None)
+    source = config.source and dataclasses.replace(config.source, root=None, val_root=None)
     return dataclasses.replace(config, run=run, model=model, target=target, source=source, evaluate=None)
 
 

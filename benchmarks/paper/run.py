@@ -32,7 +32,6 @@ from sfda_engine.data.datasets import open_evaluate, open_source
 from sfda_engine.evaluation.scores import as_json
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.files import whole_file, write_json
-from sfda_engine.method.steps import uses_transfer
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.pipelines.cost import peak_memory_mb
 from sfda_engine.pipelines.inputs import Inputs
@@ -119,7 +118,7 @@ def adapt_engine(config: Config, source: nn.Module, info: WeightsInfo, target: T
     trainer.run()
     student = target.accelerator.unwrap_model(trainer.networks.student)
     trainer.finish_statistics(student)
-    samples = trainer.synthesize(SAMPLES) if uses_transfer(config.method) else None
+    samples = trainer.synthesize(SAMPLES) if trainer.objective.uses_transfer else None
     return Adapted(
         student, trainer.loop.position.done("adaptation"), prepared + trainer.loop.position.seconds, synthetic=samples
     )

@@ -25,9 +25,8 @@ from sfda_engine.pipelines.training import Trainer, make_trainer
 WITHOUT_EXTRAS: dict[str, Any] = {
     "pseudo_label_weight": 0.0,
     "target_bn": "batch",  # frozen statistics collapse without self-training
-    "bn_source_share": 0.0,
-    "bn_final_passes": 0,
-    "student_clip_grad_norm": None,
+    "bn_share": 0.0,
+    "clip_grad_norm": 1.0,
 }
 """Self-training and its BN statistics are some shipped configurations' own; the paper has neither."""
 PAPER_TERMS: dict[str, Any] = {"lr": 3e-3, "alpha": 0.3, "beta": 0.15} | WITHOUT_EXTRAS
@@ -63,8 +62,7 @@ def sfda_statistics(network: nn.Module, target: Target) -> Iterator[nn.Module]:
         batch_size=target.batch_size,
         seed=target.seed,
         device=target.accelerator.device,
-        passes=method.bn_warm_start_passes,
-        share=method.bn_source_share,
+        share=method.bn_share,
     )
     yield network
 
@@ -75,8 +73,8 @@ def sfda_no_ipsm(network: nn.Module, target: Target) -> Iterator[nn.Module]:
 
 
 def sfda_batch(network: nn.Module, target: Target) -> Iterator[nn.Module]:
-    """The run as `camvid_day_to_dusk` ships it: self-training on batch statistics, none of the source's."""
-    yield from run_engine(network, target, "camvid_day_to_dusk")
+    """The shipped run on batch statistics, none of the source's."""
+    yield from run_engine(network, target, target_bn="batch", bn_share=0.0)
 
 
 def sfda(network: nn.Module, target: Target) -> Iterator[nn.Module]:

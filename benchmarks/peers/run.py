@@ -64,7 +64,7 @@ def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, We
         steps=steps,
         seed=seed,
         accelerator=accelerator,
-        num_workers=config.target.num_workers,
+        num_workers=config.run.num_workers,
     )
     if len(target.images) < target.batch_size:
         raise UserError(f"{len(target.images)} target frames are fewer than a batch of {target.batch_size}")

@@ -19,7 +19,6 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 from torch.utils.data import DataLoader, Dataset
 
-from sfda_engine.config.schema import MethodConfig
 from sfda_engine.data.loaders import TargetFrames, TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.optimizer_step import make_update
@@ -30,6 +29,7 @@ from sfda_engine.models.norms import batch_norm_statistics, set_momentum
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.models.weights import WeightsInfo
+from sfda_engine.pipelines.training import BN_MOMENTUM
 
 T = TypeVar("T")
 
@@ -61,7 +61,6 @@ Method = Callable[[nn.Module, Target], Iterator[nn.Module]]
 
 def warm_start(network: nn.Module, target: Target) -> None:
     """The engine's BN warm start, and its momentum for what follows: where every descending method begins."""
-    method = MethodConfig()
     estimate_on_target(
         network,
         network,
@@ -71,10 +70,9 @@ def warm_start(network: nn.Module, target: Target) -> None:
         batch_size=target.batch_size,
         seed=target.seed,
         device=target.accelerator.device,
-        passes=method.bn_warm_start_passes,
         share=0.0,
     )
-    set_momentum(network, method.bn_momentum)
+    set_momentum(network, BN_MOMENTUM)
     network.to(memory_format=torch.channels_last)  # faster convolutions, as the engine's trainer has them
 
 

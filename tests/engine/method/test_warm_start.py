@@ -51,7 +51,7 @@ def test_the_share_rises_while_both_scores_say_so(
     assert float(next(iter(batch_norm_layers(student).values())).running_mean.abs().max()) == 0
 
 
-def estimated_by(run: Trainer, student: nn.Module, *, passes: int, share: float) -> float:
+def estimated_by(run: Trainer, student: nn.Module, *, share: float) -> float:
     """`estimate_on_target` of a student under the settings of a run."""
     target = run.config.target
     return estimate_on_target(
@@ -63,7 +63,6 @@ def estimated_by(run: Trainer, student: nn.Module, *, passes: int, share: float)
         batch_size=target.batch_size,
         seed=run.config.run.seed,
         device=run.accelerator.device,
-        passes=passes,
         share=share,
     )
 
@@ -75,7 +74,7 @@ def test_statistics_are_mixed_by_the_share_that_is_told(trainer: Callable[..., T
 
     def estimated(share: float) -> dict[str, torch.Tensor]:
         student = copy.deepcopy(source)
-        told = estimated_by(run, student, passes=1, share=share)
+        told = estimated_by(run, student, share=share)
         assert told == share
         return {name: buffer for name, buffer in student.named_buffers() if "running" in name}
 
@@ -99,17 +98,17 @@ def test_frames_without_a_shift_keep_what_the_source_knows(trainer: Callable[...
 
 def test_a_run_begins_and_ends_with_its_share(trainer: Callable[..., Trainer]) -> None:
     """Statistics after the last step are those of the last weights, mixed by the share of the first."""
-    run = trainer("--method.bn_source_share", "0.3", "--method.bn_final_passes", "2", "--method.target_bn", "running")
+    run = trainer("--method.bn_share", "0.3", "--method.target_bn", "running")
     assert run.start.source_share == 0.3
     run.run()
     left = copy.deepcopy(run.networks.student)
     run.finish_statistics(run.networks.student)
-    estimated_by(run, left, passes=2, share=0.3)
+    estimated_by(run, left, share=0.3)
     for name, value in run.networks.student.state_dict().items():
         torch.testing.assert_close(value, left.state_dict()[name])
 
 
-def test_statistics_of_the_descent_stay_where_no_last_pass_is_asked_for(trainer: Callable[..., Trainer]) -> None:
+def test_statistics_that_the_target_frames_wrote_stay(trainer: Callable[..., Trainer]) -> None:
     run = trainer()
     run.run()
     before = copy.deepcopy(run.networks.student.state_dict())

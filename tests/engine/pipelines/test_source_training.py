@@ -95,7 +95,7 @@ def test_resumed_training_is_bit_equal(source_config: Path, source_weights: Path
         (["--model.classes", "camvid", "--model.num_classes", "9"], "contradicts"),
         (["--model.backbone_weights", "no.pth"], "no encoder that ImageNet weights fit"),
         (["--source.batch_size", "1"], "source.batch_size is 1"),
-        (["--source.scale", "[2, 1]"], "source.scale"),
+        (["--source.scale", "[2, 1]"], "source.augment"),
     ],
 )
 def test_mistake_leaves_no_trace(
