@@ -69,19 +69,18 @@ def run(entry: Entry) -> Row:
     """Run the command and read its result. Raises CalledProcessError with what it said where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
-        command = [
-            sys.executable,
-            "-m",
-            "sfda_engine.adapt",
-            "--model.weights",
-            entry.weights,
-            "--model.arch",
-            entry.arch,
-        ]
-        command += ["--target.root", entry.frames, "--evaluate.root", entry.labelled, "--run.output", output]
-        command += ["--run.seed", str(entry.seed), *entry.overrides]
+        options = {
+            "model.weights": entry.weights,
+            "model.arch": entry.arch,
+            "target.root": entry.frames,
+            "evaluate.root": entry.labelled,
+            "run.output": output,
+            "run.seed": entry.seed,
+        }
         if entry.size is not None:
-            command += ["--target.size", f"[{entry.size[0]}, {entry.size[1]}]"]
+            options["target.size"] = list(entry.size)
+        command = [sys.executable, "-m", "sfda_engine.adapt", *entry.overrides]
+        command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

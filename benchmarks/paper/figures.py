@@ -42,6 +42,7 @@ def draw_qualitative(path: Path, exhibit: Exhibit, found: Sequence[Outcome], opt
         network, info = load_segmenter(ModelConfig(weights=str(outcome.folder / "adapted.safetensors")))
         assert config.evaluate is not None
         size = config.target.size
+        assert size is not None  # every domain states it
         labelled = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
         chosen = np.linspace(0, len(labelled) - 1, min(FRAMES, len(labelled))).round().astype(int).tolist()
         frames = [resize(labelled.image(index), size) for index in chosen]

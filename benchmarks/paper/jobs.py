@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sfda_engine.pipelines.steps import total_steps
-
 from benchmarks.paper.frames import target_frames
 from benchmarks.paper.options import Options, model_words, named, pair
 from benchmarks.paper.sources import Training, digest, source_config, source_weights, without_places
@@ -18,6 +16,7 @@ from sfda_engine.config.schema import Config
 from sfda_engine.distributed.accelerator import precision
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
+from sfda_engine.pipelines.objective import total_steps
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def run_config(run: Run, options: Options) -> Config:
     if options.batch is not None:
         words += ["--target.batch_size", str(options.batch)]
     if options.workers is not None:
-        words += ["--target.num_workers", str(options.workers)]
+        words += ["--run.num_workers", str(options.workers)]
     changes = dict(job.changes)
     if changes.get("student_init") == "fresh":  # it learns as its source did
         source = source_config(training, options).source
@@ -77,6 +76,7 @@ def run_steps(config: Config) -> int:
 def settings(run: Run, options: Options) -> str:
     """What a run would do, in words: rows are comparable where it is equal but for what they compare."""
     config = run_config(run, options)
+    assert config.target.size is not None  # every domain states it
     width, height = config.target.size
     source = Path(source_weights(Training(run.job.task, run.job.network), options)).stem
     return (

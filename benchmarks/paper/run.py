@@ -32,12 +32,11 @@ from sfda_engine.data.datasets import open_evaluate, open_source
 from sfda_engine.evaluation.scores import as_json
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.files import whole_file, write_json
-from sfda_engine.method.steps import uses_transfer
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.pipelines.cost import peak_memory_mb
-from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.pipelines.inputs import inputs_of
 from sfda_engine.pipelines.preparation import prepare
-from sfda_engine.pipelines.training import make_trainer
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.train_source import train_source
 
 SCORE = "score.json"
@@ -109,13 +108,13 @@ def tidy(folder: Path) -> None:
 def adapt_engine(config: Config, source: nn.Module, info: WeightsInfo, target: Target, folder: Path) -> Adapted:
     """The engine's trainer, from its newest checkpoint where it was stopped."""
     since = time.perf_counter()
-    inputs = Inputs(config, target.accelerator, source, info, target.images, folder)
-    trainer = make_trainer(inputs, prepare(inputs))
+    inputs = inputs_of(config, target.accelerator, source, info, target.images, folder)
+    trainer = Trainer(prepare(inputs))
     prepared = time.perf_counter() - since
     trainer.run()
     student = target.accelerator.unwrap_model(trainer.networks.student)
     trainer.finish_statistics(student)
-    samples = trainer.synthesize(SAMPLES) if uses_transfer(config.method) else None
+    samples = trainer.synthesize(SAMPLES) if trainer.objective.uses_transfer else None
     return Adapted(
         student, trainer.loop.position.done("adaptation"), prepared + trainer.loop.position.seconds, synthetic=samples
     )

@@ -45,7 +45,7 @@ def source_config(training: Training, options: Options) -> Config:
     if options.batch is not None:
         words += ["--source.batch_size", str(options.batch)]
     if options.workers is not None:
-        words += ["--source.num_workers", str(options.workers)]
+        words += ["--run.num_workers", str(options.workers)]
     if options.source_steps is not None:
         words += ["--run.epochs", "null", "--run.steps", str(options.source_steps)]
     return load_config(training.recipe, words)
@@ -81,10 +81,10 @@ def training_steps(config: Config) -> int:
 
 def without_places(config: Config) -> Config:
     """The configuration without paths, and without what does not change a result."""
-    run = dataclasses.replace(config.run, output=None, checkpoint_every=1, keep_last=1, log_every=1)
+    run = dataclasses.replace(config.run, output=None, checkpoint_every=1, keep_last=1, log_every=1, num_workers=0)
     model = dataclasses.replace(config.model, weights=None, download=False)
-    target = dataclasses.replace(config.target, root=None, num_workers=0)
-    source = config.source and dataclasses.replace(config.source, root=None, val_root=None, num_workers=0)
+    target = dataclasses.replace(config.target, root=None)
+    source = config.source and dataclasses.replace(config.source, root=None, val_root=None)
     return dataclasses.replace(config, run=run, model=model, target=target, source=source, evaluate=None)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import SequenceMatcher
+from functools import cache
 from types import NoneType
 from typing import Any, Literal
-
-from docstring_parser import parse_from_object
 
 from sfda_engine.config.schema import Config
 
@@ -28,7 +27,13 @@ class Key:
 
     hint: Any
     default: Any
-    doc: str
+    section: type
+    name: str
+
+    @property
+    def doc(self) -> str:
+        """The docstring beside the field."""
+        return _docs(self.section)[self.name]
 
     @property
     def is_text(self) -> bool:
@@ -36,11 +41,18 @@ class Key:
         return str in (self.hint, *typing.get_args(self.hint))
 
 
+@cache
+def _docs(cls: type) -> dict[str, str]:
+    """Docstrings of a dataclass's fields; a run that prints no help does without the parser."""
+    from docstring_parser import parse_from_object
+
+    return {param.arg_name: " ".join((param.description or "").split()) for param in parse_from_object(cls).params}
+
+
 def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str, Key]]:
     sections: dict[str, Section] = {}
     keys: dict[str, Key] = {}
     hints = typing.get_type_hints(cls)
-    docs = {param.arg_name: param.description or "" for param in parse_from_object(cls).params}
     for field in fields(cls):
         if not field.compare:  # Config.name is not a key
             continue
@@ -48,7 +60,7 @@ def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str,
         members = (hint, *typing.get_args(hint))
         section = next((member for member in members if isinstance(member, type) and is_dataclass(member)), None)
         if section is None:
-            keys[name] = Key(hint, field.default, " ".join(docs[field.name].split()))
+            keys[name] = Key(hint, field.default, cls, field.name)
             continue
         sections[name] = Section(section, NoneType in members, (section.__doc__ or "").strip())
         inner_sections, inner_keys = _collect(section, f"{name}.")

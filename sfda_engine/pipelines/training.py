@@ -9,23 +9,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import DataLoader
 
 from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
-from sfda_engine.distributed.collectives import copy_from_main, gather, own_share
-from sfda_engine.distributed.optimizer_step import make_update
+from sfda_engine.distributed.collectives import gather, own_share
 from sfda_engine.judge.collapse import make_probe
+from sfda_engine.method.optimizers import prepare_networks
 from sfda_engine.method.self_training import self_training_batches
 from sfda_engine.method.steps import (
-    Networks,
     SelfTraining,
-    Updates,
     adaptation_step,
     generator_terms,
 )
 from sfda_engine.models.generator import LATENT_DIM
-from sfda_engine.models.norms import batch_norm_statistics, set_momentum, share_statistics
+from sfda_engine.models.norms import batch_norm_statistics
 from sfda_engine.models.segmenter import Size
 from sfda_engine.pipelines.objective import objective_of, total_steps, warmup_steps
 from sfda_engine.pipelines.preparation import Prepared, put_under
@@ -34,13 +31,8 @@ from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
 from sfda_engine.training.position import PhaseName
 from sfda_engine.training.snapshots import Snapshots
 
-MOMENTUM, WEIGHT_DECAY, POLY_POWER = 0.9, 1e-4, 0.9
-"""The paper's, of the student's SGD and its learning rate."""
-GENERATOR_BETAS, DISCRIMINATOR_BETAS = (0.5, 0.999), (0.9, 0.99)
 ZOOM = 1.5
 """Largest enlargement of pseudo-labelled frames: things as large as the teacher saw them."""
-BN_MOMENTUM = 0.02
-"""Of the student's running statistics on target frames, where it normalizes with batches."""
 
 
 class Batch(NamedTuple):
@@ -63,8 +55,18 @@ class Trainer:
         self.objective = objective_of(self.config.method)
         self.steps = total_steps(self.config, len(self.target))
         self.warmup_steps = warmup_steps(self.config)
-        self.networks, self.updates, self.schedule = self._prepare(prepared.networks)
-        run, networks, accelerator = self.config.run, self.networks, self.accelerator
+        run, method, accelerator = self.config.run, self.config.method, self.accelerator
+        self.networks, self.updates, self.schedule = prepare_networks(
+            prepared.networks,
+            self.objective,
+            accelerator,
+            lr=method.lr,
+            generator_lr=method.generator_lr,
+            discriminator_lr=method.discriminator_lr,
+            clip_grad_norm=method.clip_grad_norm,
+            steps=self.steps,
+        )
+        networks = self.networks
         self.loop = Loop(
             accelerator,
             {"student": networks.student, "generator": networks.generator, "discriminator": networks.discriminator},
@@ -75,49 +77,8 @@ class Trainer:
             ),
             after_step=self._take_snapshot,
         )
-        judged = self.config.method.student_init != "fresh"
-        self.snapshots = Snapshots(self.steps if judged else 0)
+        self.snapshots = Snapshots(0 if self.objective.fresh else self.steps)
         accelerator.register_for_checkpointing(self.snapshots)
-
-    def _prepare(self, networks: Networks) -> tuple[Networks, Updates, PolynomialLR]:
-        method, accelerator = self.config.method, self.accelerator
-        student_optimizer = torch.optim.SGD(
-            networks.student.parameters(),
-            lr=method.lr,
-            momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY,
-            nesterov=True,
-        )
-        generator_optimizer = torch.optim.Adam(
-            networks.generator.parameters(), lr=method.generator_lr, betas=GENERATOR_BETAS
-        )
-        discriminator_optimizer = torch.optim.Adam(
-            networks.discriminator.parameters(), lr=method.discriminator_lr, betas=DISCRIMINATOR_BETAS
-        )
-        set_momentum(networks.student, BN_MOMENTUM)
-        for network in (networks.source, networks.student, networks.generator, networks.discriminator):
-            copy_from_main(network)
-            network.to(memory_format=torch.channels_last)  # faster convolutions
-        trained = (networks.student, networks.generator, networks.discriminator)
-        for network in trained:
-            share_statistics(network)
-        # evaluation_mode: not wrapped in DistributedDataParallel, see `Update`
-        moved = (True, self.objective.uses_transfer, self.objective.uses_ipsm)  # a checkpoint holds no other
-        student, generator, discriminator = (
-            accelerator.prepare_model(one, evaluation_mode=True) if moves else one.to(accelerator.device)
-            for one, moves in zip(trained, moved, strict=True)
-        )
-        # eval mode: no dropout in any pass of the student, so that MAE measures the models and not the noise;
-        # BatchNorm is governed pass by pass
-        student.eval()
-        source = networks.source.to(accelerator.device).eval().requires_grad_(False)
-        updates = Updates(
-            student=make_update(accelerator, student_optimizer, method.clip_grad_norm),
-            generator=make_update(accelerator, generator_optimizer, method.clip_grad_norm),
-            discriminator=make_update(accelerator, discriminator_optimizer),
-        )
-        schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=POLY_POWER)
-        return Networks(source, student, generator, discriminator), updates, schedule
 
     @property
     def size(self) -> Size:

@@ -57,6 +57,7 @@ def _require_folders(root: Path, hint: str) -> None:
 
 def settings(config: Config, steps: int) -> str:
     """What a row was measured under, in words; rows are comparable where it is equal."""
+    assert config.target.size is not None  # every domain states it
     width, height = config.target.size
     source = sha256_of(resolve_weights(config.model.weights))[:8]
     return (

@@ -17,16 +17,15 @@ from torch import nn
 from benchmarks.common.methods.target import Target, estimate_statistics
 from sfda_engine.config.loader import load_config
 from sfda_engine.config.schema import Config, MethodConfig, ModelConfig, RunConfig, TargetConfig
-from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.pipelines.inputs import inputs_of
 from sfda_engine.pipelines.preparation import prepare
-from sfda_engine.pipelines.training import Trainer, make_trainer
+from sfda_engine.pipelines.training import Trainer
 
 WITHOUT_EXTRAS: dict[str, Any] = {
     "pseudo_label_weight": 0.0,
     "target_bn": "batch",  # frozen statistics collapse without self-training
-    "bn_source_share": 0.0,
-    "bn_final_passes": 0,
-    "student_clip_grad_norm": None,
+    "bn_share": 0.0,
+    "clip_grad_norm": 1.0,
 }
 """Self-training and its BN statistics are some shipped configurations' own; the paper has neither."""
 PAPER_TERMS: dict[str, Any] = {"lr": 3e-3, "alpha": 0.3, "beta": 0.15} | WITHOUT_EXTRAS
@@ -51,10 +50,8 @@ def sfda_paper_terms(network: nn.Module, target: Target) -> Iterator[nn.Module]:
 
 
 def sfda_statistics(network: nn.Module, target: Target) -> Iterator[nn.Module]:
-    """What the shipped run begins with: BN statistics mixed by the share that it chooses; one step, no descent."""
-    method = load_config("demo").method
-    source, passes = copy.deepcopy(network), method.bn_warm_start_passes
-    estimate_statistics(network, source, target, passes=passes, share=method.bn_source_share)
+    """The full BN warm start; one step, no descent."""
+    estimate_statistics(network, copy.deepcopy(network), target, share=0.0)
     yield network
 
 
@@ -64,8 +61,8 @@ def sfda_no_ipsm(network: nn.Module, target: Target) -> Iterator[nn.Module]:
 
 
 def sfda_batch(network: nn.Module, target: Target) -> Iterator[nn.Module]:
-    """The run as `camvid_day_to_dusk` ships it: self-training on batch statistics, none of the source's."""
-    yield from run_engine(network, target, "camvid_day_to_dusk")
+    """The shipped run on batch statistics, none of the source's."""
+    yield from run_engine(network, target, target_bn="batch", bn_share=0.0)
 
 
 def sfda(network: nn.Module, target: Target) -> Iterator[nn.Module]:
@@ -95,8 +92,8 @@ def run_engine(
 
 def engine_trainer(config: Config, network: nn.Module, target: Target) -> Trainer:
     """The engine's trainer of `network`, prepared, before its first step; nothing is written."""
-    inputs = Inputs(config, target.accelerator, network, target.info, target.images, None)
-    return make_trainer(inputs, prepare(inputs))
+    inputs = inputs_of(config, target.accelerator, network, target.info, target.images, None)
+    return Trainer(prepare(inputs))
 
 
 def engine_config(target: Target, method: MethodConfig) -> Config:

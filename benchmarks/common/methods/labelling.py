@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.common.methods.target import Target
 from sfda_engine.data.images import resize, to_float_tensor
-from sfda_engine.method.teacher import PseudoLabelled
+from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.models.norms import batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from benchmarks.common.methods.entropy import size_of
 from benchmarks.common.methods.target import Target, descend, forward, frames, poly_sgd, warm_start
-from sfda_engine.losses.max_square import image_weighted_max_square
+from sfda_engine.distributed.collectives import mean
 from sfda_engine.models.segmenter import upsample
 
 LEARNING_RATE = 2.5e-4
@@ -28,9 +29,21 @@ def plain_loss(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return -0.5 * upsample(logits.float(), size).softmax(1).square().mean()
 
 
-def image_weighted_loss(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The engine's image-wise weighting, which halves as its plain loss does, by the scale of MaxSquare's code."""
-    return 2 * image_weighted_max_square(logits, size, ratio=0.2)
+def image_weighted_loss(logits: Tensor, size: tuple[int, int], *, ratio: float = 0.2) -> Tensor:
+    """-Sum of w p^2 / (B K) with image-wise class weights: rare classes of an image count more. Scalar, fp32.
+
+    logits (B, K, h, w), upsampled to `size` (H, W). Pixels of class c (by argmax) weigh 1 / (n_c^ratio n^(1 - ratio)),
+    n_c of the n pixels of that image.
+    """
+    probabilities = upsample(logits.float(), size).softmax(1)
+    batch, classes = probabilities.shape[:2]
+    with torch.no_grad():
+        predicted = probabilities.argmax(1)
+        counts = torch.nn.functional.one_hot(predicted.flatten(1), classes).sum(1).float()
+        pixels = counts.sum(1, keepdim=True)
+        weights = 1 / (counts.pow(ratio) * pixels.pow(1 - ratio)).clamp_min(1)
+        pixel_weights = weights.gather(1, predicted.flatten(1)).view_as(predicted)
+    return mean(-(probabilities.square().sum(1) * pixel_weights).sum() / (batch * classes))
 
 
 def max_square(network: nn.Module, target: Target) -> Iterator[nn.Module]:

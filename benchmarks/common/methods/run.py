@@ -20,7 +20,7 @@ from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.models.norms import require_batch_norm
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
-from sfda_engine.pipelines.inputs import Inputs, accelerator_for
+from sfda_engine.pipelines.inputs import accelerator_for, inputs_of
 from sfda_engine.pipelines.networks import load_segmenter
 
 SNAPSHOTS = 4
@@ -46,7 +46,8 @@ def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, We
     source, info = load_segmenter(config.model)
     require_batch_norm(source, f"model.arch {info.arch}")
     images = open_target(config.target)
-    adapted_info = Inputs(config, accelerator, source, info, images, None).adapted_info
+    assert config.target.size is not None  # every domain states it
+    adapted_info = inputs_of(config, accelerator, source.eval(), info, images, None).adapted_info
     target = Target(
         images=images,
         preprocess=Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device),
@@ -57,7 +58,7 @@ def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, We
         steps=steps,
         seed=seed,
         accelerator=accelerator,
-        num_workers=config.target.num_workers,
+        num_workers=config.run.num_workers,
     )
     if len(target.images) < target.batch_size:
         raise UserError(f"{len(target.images)} target frames are fewer than a batch of {target.batch_size}")

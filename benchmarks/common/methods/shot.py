@@ -26,8 +26,8 @@ from benchmarks.common.methods.cbst import labelled_loss
 from benchmarks.common.methods.entropy import mean_entropy, size_of
 from benchmarks.common.methods.labelling import as_labelled, outputs
 from benchmarks.common.methods.target import Target, descend, forward, labelled_frames, rounds, warm_start
+from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.method.steps import SelfTraining
-from sfda_engine.method.teacher import PseudoLabelled
 from sfda_engine.models.segmenter import upsample
 
 RENEWALS = 15

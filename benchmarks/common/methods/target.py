@@ -19,12 +19,12 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 from torch.utils.data import DataLoader, Dataset
 
-from sfda_engine.config.schema import MethodConfig
 from sfda_engine.data.loaders import TargetFrames, TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.optimizer_step import make_update
+from sfda_engine.method.optimizers import BN_MOMENTUM
+from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.method.steps import SelfTraining
-from sfda_engine.method.teacher import PseudoLabelled
 from sfda_engine.method.warm_start import estimate_on_target
 from sfda_engine.models.norms import batch_norm_statistics, set_momentum
 from sfda_engine.models.preprocess import Preprocess
@@ -61,16 +61,13 @@ Method = Callable[[nn.Module, Target], Iterator[nn.Module]]
 
 def warm_start(network: nn.Module, target: Target) -> None:
     """The engine's BN warm start, and its momentum for what follows: where every descending method begins."""
-    method = MethodConfig()
-    estimate_statistics(network, network, target, passes=method.bn_warm_start_passes, share=0.0)
-    set_momentum(network, method.bn_momentum)
+    estimate_statistics(network, network, target, share=0.0)
+    set_momentum(network, BN_MOMENTUM)
     network.to(memory_format=torch.channels_last)  # faster convolutions, as the engine's trainer has them
 
 
-def estimate_statistics(
-    network: nn.Module, source: nn.Module, target: Target, *, passes: int, share: float | None
-) -> None:
-    """The engine's `estimate_on_target` on these frames: into `network`, with a `share` of `source`'s statistics."""
+def estimate_statistics(network: nn.Module, source: nn.Module, target: Target, *, share: float) -> None:
+    """BN warm start on these frames: into `network`, with a `share` of `source`'s statistics."""
     estimate_on_target(
         network,
         source,
@@ -80,7 +77,6 @@ def estimate_statistics(
         batch_size=target.batch_size,
         seed=target.seed,
         device=target.accelerator.device,
-        passes=passes,
         share=share,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
@@ -20,15 +20,15 @@ import sfda_kernels
 from benchmarks.common.machine import device
 from benchmarks.common.step.naive import make_optimizers, naive_step
 from benchmarks.common.step.shared_forward import shared_forward_step
-from sfda_engine.config.schema import Config, MethodConfig, RunConfig, TargetConfig
+from sfda_engine.config.presets import PRESETS
+from sfda_engine.config.schema import MethodConfig
+from sfda_engine.method.optimizers import BN_MOMENTUM, prepare_networks
 from sfda_engine.method.steps import Networks, Updates, adaptation_step
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import LATENT_DIM, Generator
 from sfda_engine.models.norms import reestimate_statistics
-from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.pipelines.training import Trainer
-from sfda_engine.run_folder.start import Start
+from sfda_engine.pipelines.objective import objective_of
 
 Provider = Literal["naive", "engine", "engine, shared forward"]
 Precision = Literal["no", "bf16"]
@@ -108,7 +108,7 @@ def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Ten
     networks = Networks(
         source=source.requires_grad_(False),
         student=student.eval(),
-        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT_DIM, width=method.generator_width),
+        generator=Generator((synthetic[1], synthetic[0]), latent_dim=LATENT_DIM),
         discriminator=PatchDiscriminator(CLASSES, method.patch_grid**2),
     )
     for network in (networks.source, networks.student, networks.generator, networks.discriminator):
@@ -118,7 +118,7 @@ def make_networks(setting: Setting, method: MethodConfig) -> tuple[Networks, Ten
 
 def prepare(setting: Setting) -> Prepared:
     """Build a setting; two settings of one case start from the same networks, frames and draws."""
-    method = MethodConfig()
+    method = replace(MethodConfig(), **PRESETS["paper"])
     networks, frames = make_networks(setting, method)
     draws = torch.Generator().manual_seed(1)
 
@@ -128,11 +128,11 @@ def prepare(setting: Setting) -> Prepared:
     if setting.provider == "naive":
         for layer in networks.student.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.momentum = method.bn_momentum
-        optimizers = make_optimizers(networks, method)
+                layer.momentum = BN_MOMENTUM
+        optimizers, objective = make_optimizers(networks, method), objective_of(method)
         autocast = partial(torch.autocast, device().type, torch.bfloat16, enabled=setting.precision == "bf16")
         return Prepared(
-            lambda: naive_step(networks, optimizers, frames, latents(), method, autocast), networks, optimizers
+            lambda: naive_step(networks, optimizers, frames, latents(), objective, autocast), networks, optimizers
         )
     return _prepare_engine(setting, method, networks, frames, latents)
 
@@ -140,28 +140,31 @@ def prepare(setting: Setting) -> Prepared:
 def _prepare_engine(
     setting: Setting, method: MethodConfig, networks: Networks, frames: Tensor, latents: Callable[[], list[Tensor]]
 ) -> Prepared:
-    """The trainer's own networks, optimizers and memory format, without its loader."""
-    config = Config(
-        run=RunConfig(steps=10**6, log_with="none"),
-        target=TargetConfig(size=setting.size, batch_size=setting.batch),
-        method=method,
-    )
-    trainer = Trainer(
-        config, make_accelerator(setting.precision), networks, Preprocess(Normalization()), Frames(), None, Start()
+    """The trainer's own networks, optimizers and memory format."""
+    accelerator, objective = make_accelerator(setting.precision), objective_of(method)
+    networks, updates, _ = prepare_networks(
+        networks,
+        objective,
+        accelerator,
+        lr=method.lr,
+        generator_lr=method.generator_lr,
+        discriminator_lr=method.discriminator_lr,
+        clip_grad_norm=method.clip_grad_norm,
+        steps=10**6,
     )
     if setting.compiled:
         # the source stays eager: L_BNS reads its layers by hooks, which a compiled graph leaves out
         torch._dynamo.config.recompile_limit = 64
-        for network in (trainer.networks.student, trainer.networks.generator, trainer.networks.discriminator):
+        for network in (networks.student, networks.generator, networks.discriminator):
             network.compile(dynamic=False)
     frames = frames.contiguous(memory_format=torch.channels_last)
     run = shared_forward_step if setting.provider == "engine, shared forward" else adaptation_step
-    prepared = Prepared(lambda: {}, trainer.networks, trainer.updates, trainer.updates)
+    prepared = Prepared(lambda: {}, networks, updates, updates)
 
     def step() -> dict[str, Tensor]:
         assert prepared.updates is not None
         with forced_backend(setting.backend):
-            return run(prepared.networks, prepared.updates, frames, latents(), method, trainer.accelerator.autocast)
+            return run(prepared.networks, prepared.updates, frames, latents(), objective, accelerator.autocast)
 
     prepared.step = step
     return prepared

@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from sfda_engine.judge.verdict import SOURCE, START, Defendant, ModelScores, decide, information, judge, score, seen
 from PIL import Image
-from sfda_engine.data.datasets import SceneImages
-from sfda_engine.models.preprocess import Normalization
-from sfda_engine.models.segmenter import SegmenterOutput
 from torch import Tensor, nn
 
+from sfda_engine.data.datasets import SceneImages
+from sfda_engine.judge.verdict import SOURCE, START, Defendant, ModelScores, decide, information, judge, score, seen
+from sfda_engine.models.preprocess import Normalization
+from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.views.probabilities import Look, Predictions, predict
 from sfda_engine.views.view import View
 

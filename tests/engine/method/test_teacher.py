@@ -11,15 +11,23 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sfda_engine.method.teacher import Calibration, Teacher, align_shares, calibrate, label_frames, make_teacher, shifted
+from method import teacher as module
 from PIL import Image
+from torch import Tensor, nn
+
 from sfda_engine.data.datasets import SceneImages
+from sfda_engine.method.teacher import (
+    Calibration,
+    Teacher,
+    align_shares,
+    calibrate,
+    label_frames,
+    make_teacher,
+    shifted,
+)
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import SegmenterOutput
-from torch import Tensor, nn
-
-from method import teacher as module
 from sfda_engine.views.view import View
 
 CLASSES = 4

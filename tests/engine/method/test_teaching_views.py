@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sfda_engine.method.teaching_views import COST, VIEWS, teaching_views
 
+from sfda_engine.method.teaching_views import COST, VIEWS, teaching_views
 from sfda_engine.views.view import View, pixels
 
 START = View("gamma", (256, 192), 0.5)

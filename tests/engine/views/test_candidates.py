@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from sfda_engine.errors import UserError
-from sfda_engine.models.streetnet import StreetNet
+from tests.views.networks import ByColor
 from torch import nn
 
-from tests.views.networks import ByColor
+from sfda_engine.errors import UserError
+from sfda_engine.models.streetnet import StreetNet
 from sfda_engine.views.candidates import (
     MOST_PIXELS,
     SHARES,

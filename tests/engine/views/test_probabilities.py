@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
+from tests.views.networks import IDENTITY, ByColor, frame
+
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.streetnet import StreetNet
-
-from tests.views.networks import IDENTITY, ByColor, frame
 from sfda_engine.views.candidates import candidates
 from sfda_engine.views.probabilities import at_once, grid_of, inputs, look, mirrored_mean, predict, spread_batches
 from sfda_engine.views.view import View

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from sfda_engine.models.norms import batch_norm_layers
+from tests.views.networks import Normalized
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tests.views.networks import Normalized
+from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.views.statistics import target_statistics, write_statistics
 
 

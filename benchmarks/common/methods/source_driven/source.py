@@ -16,10 +16,11 @@ from sfda_engine.data.loaders import TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.models.norms import batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput
+from sfda_engine.pipelines.source_training import JITTER, ZOOM
 
 
 class LabelledSource(NamedTuple):
-    """Labelled source frames, and the recipe whose zoom, flip and jitter they are augmented by."""
+    """Labelled source frames, and the recipe that says whether they are augmented."""
 
     frames: LabelledImages
     recipe: SourceConfig
@@ -42,9 +43,9 @@ def source_frames(target: Target, labelled: LabelledSource) -> Iterator[SourceBa
     dataset = TrainingFrames(
         labelled.frames,
         size=target.size,
-        scale=recipe.scale,
-        flip=recipe.flip,
-        jitter=recipe.jitter,
+        scale=(1.0, ZOOM if recipe.augment else 1.0),
+        flip=True,
+        jitter=JITTER if recipe.augment else 0.0,
         seed=seed,
     )
     loader = draw_loader(

@@ -1,16 +1,16 @@
-"""L_TAR with image-wise weights against loops over pixels and closed forms."""
+"""MaxSquare with image-wise weights against loops over pixels and closed forms."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmarks.peers.max_square import image_weighted_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import sfda_kernels
-from sfda_engine.losses.max_square import image_weighted_max_square
 
 
 def logit_maps(*shape: int, seed: int = 0) -> Tensor:
@@ -27,7 +27,7 @@ def by_loops(logits: Tensor, size: tuple[int, int], ratio: float) -> Tensor:
         for y in range(height):
             for x in range(width):
                 weight = 1 / (count[predicted[y][x]] ** ratio * (height * width) ** (1 - ratio))
-                total = total - weight * (image[:, y, x] ** 2).sum() / 2
+                total = total - weight * (image[:, y, x] ** 2).sum()
     return total / (batch * classes)
 
 
@@ -43,7 +43,7 @@ def test_value_and_gradient_against_loops(
 ) -> None:
     logits = logit_maps(*shape, seed=seed).requires_grad_()
     exact = logits.detach().double().requires_grad_()
-    loss, expected = image_weighted_max_square(logits, size, ratio=ratio), by_loops(exact, size, ratio)
+    loss, expected = image_weighted_loss(logits, size, ratio=ratio), by_loops(exact, size, ratio)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
     (3.7 * loss).backward()
     (3.7 * expected).backward()
@@ -53,29 +53,29 @@ def test_value_and_gradient_against_loops(
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_uniform_and_one_hot_predictions(classes: int) -> None:
-    """One class everywhere: each pixel weighs 1/n, so -1/2 sum p^2 / K is left: p^2 sums to 1/K or to 1."""
+    """One class everywhere: each pixel weighs 1/n, so -sum p^2 / K is left: p^2 sums to 1/K or to 1."""
     logits = torch.zeros(3, classes, 4, 6)
-    assert image_weighted_max_square(logits, (8, 12)).item() == pytest.approx(-1 / (2 * classes**2), rel=1e-5)
+    assert image_weighted_loss(logits, (8, 12)).item() == pytest.approx(-1 / classes**2, rel=1e-5)
     logits[:, 1] = 60
-    assert image_weighted_max_square(logits, (8, 12)).item() == pytest.approx(-1 / (2 * classes), rel=1e-5)
+    assert image_weighted_loss(logits, (8, 12)).item() == pytest.approx(-1 / classes, rel=1e-5)
 
 
 def test_equal_halves_of_two_certain_classes() -> None:
-    """n/2 pixels each: weight 1 / ((n/2)^r n^(1-r)) = 2^r / n, so the loss is -2^r / (2K)."""
+    """n/2 pixels each: weight 1 / ((n/2)^r n^(1-r)) = 2^r / n, so the loss is -2^r / K."""
     logits = torch.zeros(1, 3, 4, 4)
     logits[:, 0, :2], logits[:, 2, 2:] = 80, 80
     for ratio in (0.2, 0.5, 1.0):
-        loss = image_weighted_max_square(logits, (4, 4), ratio=ratio)
-        assert loss.item() == pytest.approx(-(2**ratio) / 6, rel=1e-5)
+        loss = image_weighted_loss(logits, (4, 4), ratio=ratio)
+        assert loss.item() == pytest.approx(-(2**ratio) / 3, rel=1e-5)
 
 
 def test_without_weighting_it_is_plain_max_square_over_the_classes() -> None:
     logits = logit_maps(3, 4, 5, 6, seed=1)
     plain = sfda_kernels.patch_entropy(logits, 1, (10, 12)).max_square
-    torch.testing.assert_close(image_weighted_max_square(logits, (10, 12), ratio=0.0), plain / 4)
+    torch.testing.assert_close(image_weighted_loss(logits, (10, 12), ratio=0.0), plain / 2)
     logits[:, 2] += 50  # one class everywhere: no ratio matters
     plain = sfda_kernels.patch_entropy(logits, 1, (10, 12)).max_square
-    torch.testing.assert_close(image_weighted_max_square(logits, (10, 12)), plain / 4)
+    torch.testing.assert_close(image_weighted_loss(logits, (10, 12)), plain / 2)
 
 
 def test_a_rare_class_gets_the_larger_gradient() -> None:
@@ -83,7 +83,7 @@ def test_a_rare_class_gets_the_larger_gradient() -> None:
     logits = torch.zeros(1, 2, 4, 4)
     logits[0, 0], logits[0, 0, 0, 0], logits[0, 1, 0, 0] = 1.0, 0.0, 1.0
     logits.requires_grad_()
-    image_weighted_max_square(logits, (4, 4)).backward()
+    image_weighted_loss(logits, (4, 4)).backward()
     assert logits.grad is not None
     size = logits.grad[0, 0].abs()
     assert (size[0, 0] / size[1, 1]).item() == pytest.approx(15**0.2, rel=1e-4)
@@ -91,6 +91,7 @@ def test_a_rare_class_gets_the_larger_gradient() -> None:
 
 def test_bfloat16_logits_give_an_fp32_loss() -> None:
     logits = logit_maps(2, 3, 6, 6).bfloat16()
-    loss = image_weighted_max_square(logits, (6, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = image_weighted_loss(logits, (6, 6))
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, image_weighted_max_square(logits.float(), (6, 6)))
+    torch.testing.assert_close(loss, image_weighted_loss(logits.float(), (6, 6)))
