@@ -4,7 +4,7 @@ Witnesses are the views of the untouched source that the choice has looked at: w
 probably right, and no model is the measure of the others. All models answer for the same frames, kept aside from
 training. Agreement of a model with itself, when frames are shown otherwise, is no witness: a collapsed model has most.
 
-Shapes: W witnesses, N frames, K classes, h/w the grid, R resamples of the frames.
+Shapes: N frames, K classes, h/w the grid, R resamples of the frames.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.judge.agreement import confusion_counts, macro_iou
-from sfda_engine.models.preprocess import Exposure, Normalization, Preprocess
-from sfda_engine.models.segmenter import Size
+from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.views.probabilities import EPSILON, Look, Predictions, at_once, inputs, look, mirrored_mean
 from sfda_engine.views.view import View
 
@@ -27,8 +26,10 @@ Decision = Literal["adapted", "keep_start", "keep_source"]
 SOURCE, START = "source", "start"
 RESAMPLES = 64
 """Of the frames, with replacement: the spread of a lead."""
+GAIN = 1.04
+"""Least agreement with the witnesses, as a multiple of the source's."""
 CAUTION = 1.0
-"""Standard errors by which the witnesses have to prefer a model to the source."""
+"""Standard errors by which the agreement has to exceed the source's."""
 INFORMATION = 0.97
 """Least mutual information, as a share of the source's: where classes merge or predictions blur, it falls first."""
 
@@ -38,11 +39,8 @@ class Defendant:
     """A model as it would ship."""
 
     network: nn.Module
-    exposure: Exposure
-    size: Size
-    """(width, height)."""
-    view: View | None = None
-    """The view of the source that it is, for the source and the start: no model is its own witness."""
+    view: View
+    """How it is shown the frames, and the share of the source's BN statistics that it has or was trained from."""
 
 
 @dataclass(frozen=True)
@@ -88,52 +86,52 @@ def judge(
 def seen(model: Defendant, normalization: Normalization, frames: Sequence[Image.Image], witnesses: Predictions) -> Look:
     """What a model says of all frames, mean over each and its mirror image, on the witnesses' grid."""
     device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
-    preprocess = Preprocess(normalization, model.exposure).to(device)
+    preprocess = Preprocess(normalization, model.view.exposure).to(device)
     height, width = witnesses.labels.shape[-2:]
-    count = at_once(model.size)
-    parts = [
-        look(
-            mirrored_mean(model.network, inputs(frames[first : first + count], preprocess, model.size), (height, width))
-        )
-        for first in range(0, len(frames), count)
-    ]
+    count = at_once(model.view.size)
+    batches = (frames[first : first + count] for first in range(0, len(frames), count))
+    shown = (inputs(batch, preprocess, model.view.size) for batch in batches)
+    parts = [look(mirrored_mean(model.network, images, (height, width))) for images in shown]
     return Look(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def score(
-    looks: Mapping[str, Look], views: Mapping[str, View | None], witnesses: Predictions
-) -> dict[str, ModelScores]:
-    """Scores of each model by name, from what it says and, where it is one, the view of the source that it is."""
+def score(looks: Mapping[str, Look], views: Mapping[str, View], witnesses: Predictions) -> dict[str, ModelScores]:
+    """Scores of each model, "source" among them, by name: from what it says, and the view that it has."""
     frames = witnesses.labels.shape[1]
     draws = torch.randint(frames, (RESAMPLES, frames), generator=torch.Generator().manual_seed(0))
-    weights = torch.stack(
-        [torch.ones(frames), *(draw.bincount(minlength=frames) for draw in draws)]
-    ).double()  # (1+R, N)
-    found = {
-        name: agreement(own.labels, witnesses, weights, views[name]) if finite(own) else weights[:, 0] * 0
-        for name, own in looks.items()
-    }
+    weights = torch.stack([torch.ones(frames), *(draw.bincount(minlength=frames) for draw in draws)]).double()
+    found = {name: agreement(own, views[name], witnesses, weights) for name, own in looks.items()}
     scores = {}
     for name, own in looks.items():
         ahead = found[name] - found[SOURCE]
-        lead = (ahead[0] / ahead[1:].std().clamp_min(EPSILON)).item()
-        scores[name] = ModelScores(found[name][0].item(), lead, information(own))
+        lead = ahead[0] / ahead[1:].std().clamp_min(EPSILON)
+        scores[name] = ModelScores(found[name][0].item(), lead.item(), information(own))
     return scores
 
 
-def finite(own: Look) -> bool:
-    """Whether a model says anything at all: the arg-max of NaN is class 0."""
-    return bool(own.entropy.isfinite().all())
+def agreement(own: Look, view: View, witnesses: Predictions, weights: Tensor) -> Tensor:
+    """Mean macro IoU (1+R,) with the labels of the witnesses that suit a view; frames count `weights` (1+R, N).
+
+    0 for a model whose outputs are not finite: the arg-max of NaN would be class 0.
+    """
+    if not own.entropy.isfinite().all():
+        return torch.zeros(len(weights), dtype=torch.float64)
+    overlaps = []
+    for index in suited(view, witnesses.views):
+        counts = confusion_counts(own.labels, witnesses.labels[index], witnesses.classes).double()  # (N, K, K)
+        overlaps.append(macro_iou(torch.einsum("rn,nkl->rkl", weights, counts)))
+    return torch.stack(overlaps).mean(0)
 
 
-def agreement(labels: Tensor, witnesses: Predictions, weights: Tensor, own: View | None) -> Tensor:
-    """Mean macro IoU (1+R,) of labels (N, h, w) with those of all witnesses but `own`; `weights` (1+R, N) of frames."""
-    others = [index for index, view in enumerate(witnesses.views) if view != own]
-    by_witness = []
-    for index in others:
-        counts = confusion_counts(labels, witnesses.labels[index], witnesses.classes).double()  # (N, K, K)
-        by_witness.append(macro_iou(torch.einsum("rn,nkl->rkl", weights, counts)))
-    return torch.stack(by_witness).mean(0)
+def suited(view: View, witnesses: Sequence[View]) -> list[int]:
+    """Indices of the witnesses for a view: those of its own share, or the nearest, at other exposures and sizes.
+
+    All shares together would prefer those in the middle, which have neighbours on both sides, to the source's own; and
+    nobody is a witness in his own cause.
+    """
+    others = [index for index, one in enumerate(witnesses) if (one.exposure, one.size) != (view.exposure, view.size)]
+    nearest = min(abs(witnesses[index].share - view.share) for index in others)
+    return [index for index in others if abs(witnesses[index].share - view.share) == nearest]
 
 
 def information(own: Look) -> float:
@@ -145,9 +143,9 @@ def information(own: Look) -> float:
 def faults(own: ModelScores, source: ModelScores) -> list[str]:
     """What speaks against shipping a model instead of the untouched source, in words; empty where nothing does."""
     found = []
-    if not own.lead > CAUTION:
+    if not (own.agreement >= GAIN * source.agreement and own.lead > CAUTION):
         found.append(
-            f"views of the source agree with it to a mean IoU of {own.agreement:.3f}, with the source to "
+            f"other views of the source agree with it to a mean IoU of {own.agreement:.3f}, with the source to "
             f"{source.agreement:.3f}: a lead of {own.lead:.1f} standard errors"
         )
     if not own.information >= INFORMATION * source.information:
@@ -166,8 +164,8 @@ def decide(scores: Mapping[str, ModelScores]) -> tuple[str, str]:
         best = max(reversed(credible), key=lambda name: scores[name].agreement)
         own = scores[best]
         return best, (
-            f"views of the source agree with {best} to a mean IoU of {own.agreement:.3f}, with the source itself to "
-            f"{source.agreement:.3f}: a lead of {own.lead:.1f} standard errors; it tells classes apart by "
+            f"other views of the source agree with {best} to a mean IoU of {own.agreement:.3f}, with the source itself "
+            f"to {source.agreement:.3f}: a lead of {own.lead:.1f} standard errors; it tells classes apart by "
             f"{own.information:.2f} nats, the source by {source.information:.2f}"
         )
     last = list(scores)[-1]

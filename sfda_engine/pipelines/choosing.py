@@ -9,9 +9,9 @@ from PIL import Image
 
 from sfda_engine.config.schema import Config
 from sfda_engine.data.frame_sample import spread
-from sfda_engine.data.held_out import held_out
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
+from sfda_engine.judge.aside import set_aside
 from sfda_engine.judge.choice import Choice, choose
 from sfda_engine.models.segmenter import Size
 from sfda_engine.pipelines.inputs import Inputs
@@ -20,7 +20,8 @@ from sfda_engine.views.candidates import SHARES, candidates
 from sfda_engine.views.probabilities import Predictions, predict
 from sfda_engine.views.view import View
 
-CHOICE_FRAMES = 32
+CHOICE_FRAMES = 24
+"""Frames that views are compared on; those that models are judged on are among them."""
 STATISTICS_FRAMES = 64
 
 
@@ -32,30 +33,21 @@ class Chosen:
     witnesses: Predictions
 
 
-def judged_frames(target: Images) -> list[int]:
-    """Indices of the frames that views are chosen and models are judged on: spread over those kept aside, or over all
-    where there are too few to keep any aside."""
-    aside = held_out(len(target)) or range(len(target))
-    return [aside[place] for place in spread(len(aside), CHOICE_FRAMES)]
-
-
-def training_frames(target: Images) -> tuple[int, ...]:
-    """Indices of the frames that the student trains on."""
-    aside = set(held_out(len(target)))
-    return tuple(index for index in range(len(target)) if index not in aside)
-
-
 def choose_view(inputs: Inputs) -> Chosen:
     """Look at the target through every view and choose. All processes look; the main one decides."""
     config, info = inputs.config, inputs.info
     views = candidates(inputs.source, inputs.sizes, info.exposure, shares_of(config))
-    chosen = [inputs.target.image(index) for index in judged_frames(inputs.target)]
+    split = set_aside(len(inputs.target))
+    more = spread(len(split.training), max(0, CHOICE_FRAMES - len(split.judged)))
+    shown = [*split.judged, *(split.training[place] for place in more)]
+    frames = [inputs.target.image(index) for index in dict.fromkeys(shown)]
     with phase_progress("looking at views", enabled=inputs.accelerator.is_main_process) as advance:
         predictions = predict(
-            inputs.source, info.normalization, views, chosen, frames_for_statistics(inputs.target), advance
+            inputs.source, info.normalization, views, frames, frames_for_statistics(inputs.target), advance
         )
     eligible = [view for view in views if suits(view, config)]
-    return Chosen(decided_by_main(lambda: choose(predictions, info.exposure, eligible)), predictions)
+    choice = decided_by_main(lambda: choose(predictions, info.exposure, eligible))
+    return Chosen(choice, predictions.first(len(split.judged)))
 
 
 def frames_for_statistics(target: Images) -> list[Image.Image]:

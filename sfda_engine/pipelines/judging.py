@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from sfda_engine.judge.aside import set_aside
 from sfda_engine.judge.verdict import SOURCE, START, Defendant, Verdict, judge
 from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, save_weights
-from sfda_engine.pipelines.choosing import judged_frames
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.views.view import untouched
 
@@ -45,12 +45,11 @@ def judged(trainer: Trainer, student: nn.Module) -> Shipped:
     """The verdict on source, start and snapshots; `student` is the last of these. Each is judged as it would ship."""
     inputs, view = trainer.inputs, trainer.start.view
     assert inputs.folder is not None
-    source = untouched(view, inputs.info.exposure)
     start = copy.deepcopy(student)
     load_state(start, read_weights(inputs.folder / "start.safetensors")[0], "start")
     models = {
-        SOURCE: Defendant(trainer.networks.source, source.exposure, source.size, source),
-        START: Defendant(start, view.exposure, view.size, view),
+        SOURCE: Defendant(trainer.networks.source, untouched(view, inputs.info.exposure)),
+        START: Defendant(start, view),
     }
     last = trainer.loop.position.done("adaptation")
     for step, state in trainer.snapshots.taken.items():
@@ -58,9 +57,9 @@ def judged(trainer: Trainer, student: nn.Module) -> Shipped:
             network = copy.deepcopy(start)
             network.load_state_dict(state)
             trainer.finish_statistics(network)
-            models[str(step)] = Defendant(network, view.exposure, view.size)
-    models[str(last)] = Defendant(student, view.exposure, view.size)
-    frames = [inputs.target.image(index) for index in judged_frames(inputs.target)]
+            models[str(step)] = Defendant(network, view)
+    models[str(last)] = Defendant(student, view)
+    frames = [inputs.target.image(index) for index in set_aside(len(inputs.target)).judged]
     verdict = judge(models, inputs.info.normalization, frames, trainer.start.witnesses)
     chosen = models[verdict.model]
-    return Shipped(chosen.network, replace(inputs.adapted_info, exposure=chosen.exposure), verdict)
+    return Shipped(chosen.network, replace(inputs.adapted_info, exposure=chosen.view.exposure), verdict)

@@ -12,6 +12,7 @@ from torch import nn
 from sfda_engine.data.frame_sample import SampledFrames
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import wait_for_all
+from sfda_engine.judge.aside import set_aside
 from sfda_engine.method.labelling import label_target
 from sfda_engine.method.steps import Networks
 from sfda_engine.method.teaching_views import teaching_views
@@ -19,7 +20,7 @@ from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import save_weights
-from sfda_engine.pipelines.choosing import choose_view, frames_for_statistics, training_frames
+from sfda_engine.pipelines.choosing import choose_view, frames_for_statistics
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.pipelines.networks import fresh_segmenter
 from sfda_engine.pipelines.objective import synthetic_size
@@ -47,7 +48,7 @@ def prepare(inputs: Inputs) -> Prepared:
     set_seed(inputs.config.run.seed)
     source = inputs.source.to(inputs.accelerator.device)
     student = copy.deepcopy(source)
-    training = SampledFrames(inputs.target, training_frames(inputs.target))
+    training = SampledFrames(inputs.target, set_aside(len(inputs.target)).training)
     start = found_or_made(inputs, student, training)
     set_seed(inputs.config.run.seed)  # one state from here on, whether the start was made or loaded
     inputs = inputs.under(start.view)

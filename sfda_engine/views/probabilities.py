@@ -61,6 +61,10 @@ class Predictions:
     presence: Tensor
     """(V, N, K) float32, mean probability of each class."""
 
+    def first(self, count: int) -> Predictions:
+        """Of the first `count` frames alone."""
+        return Predictions(self.views, **{name: value[:, :count] for name, value in self.tensors.items()})
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """By name, as they are saved."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.peers.max_square import image_weighted_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import sfda_kernels
+from benchmarks.common.methods.max_square import image_weighted_loss
 
 
 def logit_maps(*shape: int, seed: int = 0) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sfda_engine.judge.aside import JUDGED, LEAST, set_aside
 
-from sfda_engine.data.held_out import SHARE, STRETCHES
+from sfda_engine.judge.aside import JUDGED, LEAST, SHARE, STRETCHES, set_aside
 
 
 @pytest.mark.parametrize("total", [20, 62, 101, 305, 1403, 10_000])

@@ -12,7 +12,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.datasets import SceneImages
-from sfda_engine.judge.verdict import SOURCE, START, Defendant, ModelScores, decide, information, judge, score, seen
+from sfda_engine.judge.verdict import (
+    SOURCE,
+    START,
+    Defendant,
+    ModelScores,
+    decide,
+    information,
+    judge,
+    score,
+    seen,
+    suited,
+)
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.views.probabilities import Look, Predictions, predict
@@ -30,7 +41,8 @@ CASES: dict[str, tuple[dict[str, tuple[float, float, float]], str]] = {
     "training was for nothing": ({START: (0.56, 4.0, 1.5), "30": (0.53, 3.0, 1.4)}, START),
     "the start is worse than the source": ({START: (0.45, -3.0, 1.4), "30": (0.54, 3.0, 1.4)}, "30"),
     "all are worse": ({START: (0.45, -3.0, 1.4), "30": (0.47, -2.0, 1.4)}, SOURCE),
-    "hardly better": ({START: (0.50, 0.0, 1.4), "30": (0.501, 0.1, 1.4)}, SOURCE),
+    "hardly better": ({START: (0.50, 0.0, 1.4), "30": (0.51, 4.0, 1.4)}, SOURCE),
+    "better on few frames": ({START: (0.50, 0.0, 1.4), "30": (0.55, 0.6, 1.4)}, SOURCE),
     "agrees, but classes merge": ({START: (0.50, 0.0, 1.4), "30": (0.54, 4.0, 1.0)}, SOURCE),
     "broken": ({START: (0.50, 0.0, 1.4), "30": (0.0, math.nan, math.nan)}, SOURCE),
     "nothing but the source": ({}, SOURCE),
@@ -80,10 +92,10 @@ def witnesses(frames: list[Image.Image]) -> Predictions:
 
 def models(*snapshots: nn.Module) -> dict[str, Defendant]:
     own = {
-        SOURCE: Defendant(Toy().eval(), "none", SIZE, VIEWS[0]),
-        START: Defendant(Toy().eval(), "gamma", SIZE, VIEWS[2]),
+        SOURCE: Defendant(Toy().eval(), VIEWS[0]),
+        START: Defendant(Toy().eval(), VIEWS[2]),
     }
-    return own | {str(step): Defendant(network, "gamma", SIZE) for step, network in enumerate(snapshots, 1)}
+    return own | {str(step): Defendant(network, VIEWS[2]) for step, network in enumerate(snapshots, 1)}
 
 
 @pytest.mark.parametrize("bias", [1e3, -1e3, math.nan])
@@ -97,7 +109,7 @@ def test_a_model_that_forgot_or_broke_never_ships(
 
 
 def test_equal_models_ship_the_source(frames: list[Image.Image], witnesses: Predictions) -> None:
-    same = {name: Defendant(Toy().eval(), "none", SIZE, VIEWS[0]) for name in (SOURCE, START, "1")}
+    same = {name: Defendant(Toy().eval(), VIEWS[0]) for name in (SOURCE, START, "1")}
     verdict = judge(same, Normalization(), frames, witnesses)
     assert verdict.verdict == "keep_source"
     assert len({one.agreement for one in verdict.scores.values()}) == 1
@@ -105,7 +117,7 @@ def test_equal_models_ship_the_source(frames: list[Image.Image], witnesses: Pred
 
 def test_a_repaired_source_is_credible(frames: list[Image.Image], witnesses: Predictions) -> None:
     """The witnesses see the toy as it should be; the source that is judged has lost a class."""
-    wrong = models(Toy().eval()) | {SOURCE: Defendant(spoilt(1e3), "none", SIZE)}
+    wrong = models(Toy().eval()) | {SOURCE: Defendant(spoilt(1e3), VIEWS[0])}
     verdict = judge(wrong, Normalization(), frames, witnesses)
     assert verdict.verdict in ("adapted", "keep_start")
     assert verdict.scores["1"].lead > 1
@@ -129,17 +141,26 @@ def test_agreement_is_the_mean_macro_iou_with_the_other_witnesses() -> None:
     looks = {
         name: Look(maps, blank[0], torch.zeros(FRAMES), presence[0]) for name, maps in ((SOURCE, labels[0]), ("1", own))
     }
-    scores = score(looks, {SOURCE: VIEWS[0], "1": None}, predictions)
+    scores = score(looks, {SOURCE: VIEWS[0], "1": VIEWS[0]}, predictions)
 
     def overlap(first: np.ndarray, second: np.ndarray) -> float:
         pairs = [(first == index, second == index) for index in range(CLASSES)]
         return float(np.mean([(one & two).sum() / (one | two).sum() for one, two in pairs]))
 
     arrays = labels.numpy()
-    assert scores["1"].agreement == pytest.approx(np.mean([overlap(own.numpy(), arrays[i]) for i in range(4)]))
+    assert scores["1"].agreement == pytest.approx(np.mean([overlap(own.numpy(), arrays[i]) for i in (1, 2, 3)]))
     assert scores[SOURCE].agreement == pytest.approx(np.mean([overlap(arrays[0], arrays[i]) for i in (1, 2, 3)]))
     assert scores[SOURCE].lead == 0
     assert math.copysign(1, scores["1"].lead) == math.copysign(1, scores["1"].agreement - scores[SOURCE].agreement)
+
+
+def test_witnesses_have_the_share_of_the_view_or_the_nearest_and_are_not_the_view_itself() -> None:
+    shares, sizes = (0.0, 0.5, 1.0), (SIZE, (72, 48))
+    views = [View("none", size, share) for size in sizes for share in shares] + [View("gamma", SIZE, 0.5)]
+    assert suited(View("none", SIZE, 0.5), views) == [4, 6]
+    assert suited(View("none", SIZE, 1.0), views) == [5]
+    assert suited(View("none", SIZE, 0.6), views) == [4, 6]
+    assert suited(View("gamma", (72, 48), 0.5), views) == [1, 4, 6]
 
 
 @pytest.mark.parametrize(("entropy", "expected"), [(0.0, math.log(2)), (0.4, math.log(2) - 0.4)])
@@ -150,5 +171,5 @@ def test_information_of_two_classes_that_share_the_frames(entropy: float, expect
 
 
 def test_a_model_is_seen_with_its_mirror_image(frames: list[Image.Image], witnesses: Predictions) -> None:
-    own = seen(Defendant(Toy().eval(), "none", SIZE), Normalization(), frames, witnesses)
+    own = seen(Defendant(Toy().eval(), VIEWS[0]), Normalization(), frames, witnesses)
     assert torch.equal(own.labels, witnesses.labels[0])

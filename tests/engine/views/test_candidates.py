@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.views.networks import ByColor
+from tests.engine.views.networks import ByColor
 from torch import nn
 
 from sfda_engine.errors import UserError

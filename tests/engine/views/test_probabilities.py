@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tests.views.networks import IDENTITY, ByColor, frame
+from tests.engine.views.networks import IDENTITY, ByColor, frame
 
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.streetnet import StreetNet

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tests.views.networks import Normalized
+from tests.engine.views.networks import Normalized
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
