@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from tests.engine.views.networks import IDENTITY, ByColor, frame
 
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.streetnet import StreetNet
 from sfda_engine.views.candidates import candidates
 from sfda_engine.views.probabilities import at_once, grid_of, inputs, look, mirrored_mean, predict, spread_batches
 from sfda_engine.views.view import View
+from tests.engine.views.networks import IDENTITY, ByColor, frame
 
 SIZES = [(64, 48), (96, 64)]
 FRAMES = [frame(seed) for seed in range(5)]
