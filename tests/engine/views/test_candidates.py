@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.engine.views.networks import ByColor
 from torch import nn
 
 from sfda_engine.errors import UserError
@@ -20,6 +19,7 @@ from sfda_engine.views.candidates import (
     stated_sizes,
 )
 from sfda_engine.views.view import View, pixels
+from tests.engine.views.networks import ByColor
 
 FRAMES = [(480, 360), (320, 227), (1280, 720), (2048, 1024), (100, 80)]
 
