@@ -107,7 +107,6 @@ OUT_OF_RANGE = [
     ("run.num_workers", "1025", "at most 1024"),
     ("evaluate.frames", "0", "at least 1"),
     ("method.patch_grid", "0", "at least 1"),
-    ("method.patch_grid", "97", "at most 96"),
     ("method.temperature", "0", "above 0"),
     ("method.alpha", "-0.1", "at least 0"),
     ("method.alpha", ".inf", "finite"),
@@ -152,6 +151,19 @@ def test_edges_of_the_ranges_are_permitted(tmp_path: Path) -> None:
     )
     assert (config.target.size, config.method.patch_grid, config.method.bn_share) == ((32, 32), 32, 0)
     assert load(tmp_path, "", "--method.bn_share=1").method.bn_share == 1
+
+
+def test_a_grid_is_no_finer_than_the_frame(tmp_path: Path) -> None:
+    message = error(tmp_path, "target: {size: [128, 96]}", "--method.patch_grid=97")
+    assert message.startswith("method.patch_grid is 97")
+    assert "96" in message
+
+
+def test_a_part_needs_a_stated_whole(tmp_path: Path) -> None:
+    for key in ("target.crop", "evaluate.window"):
+        message = error(tmp_path, "", f"--{key}", "[64, 64]", "--evaluate.dataset", "folder")
+        assert key in message
+        assert "target.size" in message
 
 
 def test_scenes_need_a_known_domain_and_no_folder(tmp_path: Path) -> None:

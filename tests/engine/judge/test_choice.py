@@ -8,7 +8,10 @@ import math
 import pytest
 import torch
 
-from sfda_engine.judge.choice import choose, opinion_masks, opinions_of, z_scores
+from sfda_engine.judge import choice as module
+from sfda_engine.judge.choice import Choice, opinion_masks, opinions_of, z_scores
+from sfda_engine.models.preprocess import Exposure
+from sfda_engine.models.segmenter import Size
 from sfda_engine.views.candidates import EXPOSURES
 from sfda_engine.views.probabilities import Predictions
 from sfda_engine.views.view import View, departure
@@ -17,6 +20,11 @@ SIZES = [(64, 48), (96, 64), (128, 96)]
 SHARES = (0.0, 0.5, 1.0)
 VIEWS = [View(light, size, share) for light, size, share in itertools.product(EXPOSURES, SIZES, SHARES)]
 CLASSES, FRAMES, GRID = 4, 6, (12, 16)
+
+
+def choose(seen: Predictions, exposure: Exposure = "none", stated: Size | None = None) -> Choice:
+    """The choice among all views, or those of a stated size."""
+    return module.choose(seen, exposure, [view for view in seen.views if stated in (None, view.size)])
 
 
 def predictions(wrong: dict[View, float], views: list[View] = VIEWS, seed: int = 0) -> Predictions:
@@ -54,10 +62,9 @@ def test_a_stated_size_is_kept_and_all_views_are_ranked() -> None:
     choice = choose(predictions(errors(best)), stated=SIZES[0])
     assert choice.view.size == choice.leader.size == SIZES[0]
     assert choice.view.share == 0.5
-    assert len(choice.scores) == len(VIEWS)
-    assert choice.scores[0].view.size == SIZES[2]
-    totals = [row.total for row in choice.scores]
-    assert totals == sorted(totals, reverse=True)
+    assert choice.best_size == SIZES[2]
+    assert {row.view for row in choice.scores} == set(VIEWS)
+    assert [row.view.size for row in choice.scores] == [size for size in reversed(SIZES) for _ in range(6)]
 
 
 @pytest.mark.parametrize("exposure", ["none", "gamma"])
@@ -84,11 +91,12 @@ def test_the_same_labels_give_the_same_choice() -> None:
 def test_opinions_compare_with_the_views_they_name() -> None:
     masks = opinion_masks(VIEWS)
     row = VIEWS.index(View("none", SIZES[1], 0.5))
-    near, far, exposure = ([view for view, used in zip(VIEWS, mask[row], strict=True) if used] for mask in masks)
+    near, far, exposure, light = ([view for view, used in zip(VIEWS, mask[row], strict=True) if used] for mask in masks)
     assert near == [View("none", SIZES[0], 0.5), View("none", SIZES[2], 0.5)]
     assert exposure == [View("gamma", SIZES[1], 0.5)]
     assert {(view.exposure, view.size) for view in far} == {("gamma", SIZES[0]), ("gamma", SIZES[2])}
     assert len(far) == 2 * len(SHARES)
+    assert light == [View("gamma", SIZES[1], share) for share in SHARES]
 
 
 def test_opinions_that_cannot_be_had_do_not_count() -> None:
