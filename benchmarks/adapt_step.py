@@ -17,11 +17,13 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
-from benchmarks.phases import engine_phases, live_memory, profile_steps
-from benchmarks.plot import plot
-from benchmarks.row import Row, device_slug, stamp, write_csv, write_markdown
-from benchmarks.step_setting import PRECISIONS, Precision, Prepared, Setting, device, follow, prepare
+from benchmarks.common.machine import device, device_slug
+from benchmarks.common.markdown import table
+from benchmarks.common.measure import Quantiles, Timed, peak_memory_mb, time_in_turns
+from benchmarks.common.plot import plot
+from benchmarks.common.row import Row, stamp, write_table
+from benchmarks.common.step.phases import engine_phases, live_memory, profile_steps
+from benchmarks.common.step.setting import PRECISIONS, Precision, Prepared, Setting, follow, prepare
 
 TOLERANCE = {"no": 1e-3, "bf16": 5e-2}
 """Largest relative difference of a loss term in a step from the same state; bf16 rounds every activation."""
@@ -200,21 +202,18 @@ def phase_table(
 ) -> str:
     """One row a phase, one column a provider, and a last row `closing` that is `of` each column."""
     names = list(dict.fromkeys(phase for own in columns.values() for phase in own))
-    lines = [f"| {head} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name in names:
-        lines.append(f"| {name} | " + " | ".join(f"{own.get(name, 0.0):.1f}" for own in columns.values()) + " |")
-    lines.append(f"| {closing} | " + " | ".join(f"{of(own.values()):.1f}" for own in columns.values()) + " |")
-    return "\n".join(lines)
+    body = [[name, *(f"{own.get(name, 0.0):.1f}" for own in columns.values())] for name in names]
+    body.append([closing, *(f"{of(own.values()):.1f}" for own in columns.values())])
+    return "\n".join(table([head, *columns], body))
 
 
 def write_results(stem: Path, rows: list[Row], lines: list[str], tables: list[str]) -> None:
     """CSV of the rows; Markdown of rows, ratios to naive, and phases."""
-    write_csv(stem.with_suffix(".csv"), rows)
     remark = (
         "Random weights, one batch. max error: largest relative difference of a loss term to naive's, over "
         f"{COMPARED_STEPS} steps, each from the same state.\n" + "".join(f"\n- {line}" for line in lines)
     )
-    write_markdown(stem.with_suffix(".md"), rows, "Adaptation step", remark)
+    write_table(stem, rows, "Adaptation step", remark)
     with stem.with_suffix(".md").open("a") as file:
         file.write("\nWhere the time of a step goes, under the profiler:\n\n" + "\n\n".join(tables) + "\n")
 

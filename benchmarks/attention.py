@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 import sfda_kernels
-from benchmarks import naive
-from benchmarks.compare import DTYPES, Benchmark, Case, Function, batched, compiled, parse, run, where
-from benchmarks.floor import Count, Direction, count_kl, count_l1
-from benchmarks.row import Row
+from benchmarks.common import equations
+from benchmarks.common.case import DTYPES, Benchmark, Case, Function, batched, compiled
+from benchmarks.common.compare import parse, run, where
+from benchmarks.common.floor import Count, Direction, count_kl, count_l1
+from benchmarks.common.machine import device
+from benchmarks.common.row import Row
 from sfda_kernels.attention.gram_kl import gram_kl
 from sfda_kernels.backend import Backend
 
@@ -75,21 +77,21 @@ def inputs(case: Case) -> tuple[Tensor, ...]:
 
 def spatial_kl(synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """The spatial branch of Eq. 7, plainly."""
-    return (naive.map_kl(naive.tokens_of(synthetic)[0], naive.tokens_of(target)[0]),)
+    return (equations.map_kl(equations.tokens_of(synthetic)[0], equations.tokens_of(target)[0]),)
 
 
 def channel_kl(synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """The channel branch of Eq. 7, plainly."""
-    return (naive.map_kl(naive.tokens_of(synthetic)[1], naive.tokens_of(target)[1]),)
+    return (equations.map_kl(equations.tokens_of(synthetic)[1], equations.tokens_of(target)[1]),)
 
 
 def l1_to_student(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
     """Eq. 6 with the student first, where the gradient goes."""
-    return (naive.attention_l1(teacher, student),)
+    return (equations.attention_l1(teacher, student),)
 
 
 NAIVE: dict[str, Function] = {
-    "attention_kl": naive.attention_kl,
+    "attention_kl": equations.attention_kl,
     "attention_kl spatial": spatial_kl,
     "attention_kl channel": channel_kl,
     "attention_l1": l1_to_student,
@@ -133,7 +135,7 @@ def our_l1(backend: Backend, student: Tensor, teacher: Tensor) -> tuple[Tensor, 
 
 def our_branch(branch: int, backend: Backend, synthetic: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """One branch of `attention_kl`, as its own code runs it: the public function has both."""
-    p, q = (naive.tokens_of(features)[branch] for features in (synthetic, target))
+    p, q = (equations.tokens_of(features)[branch] for features in (synthetic, target))
     return (gram_kl(p, q, TEMPERATURE, True, backend == "triton"),)
 
 
@@ -150,6 +152,11 @@ def count(case: Case, direction: Direction) -> Count:
     return Count(both.flop, spatial.bytes, both.exps)  # both branches read the same features
 
 
+def reference(case: Case) -> Function:
+    """The plain equations."""
+    return NAIVE[case.op]
+
+
 def tolerance(case: Case) -> float:
     """Relative L2 error of outputs and gradient. bf16: one rounding of the result and of a probability, not of the
     logits; L1: a sign that flips costs 2 / sqrt(elements)."""
@@ -162,7 +169,7 @@ BENCHMARK = Benchmark(
     name="attention",
     inputs=inputs,
     providers=providers,
-    reference=lambda case: NAIVE[case.op],
+    reference=reference,
     count=count,
     tolerance=tolerance,
     products=True,
@@ -171,12 +178,9 @@ BENCHMARK = Benchmark(
 
 def main(argv: list[str] | None = None) -> list[Row]:
     arguments = parse(__doc__, argv)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     remark = where() + " The gradient goes to the first input: synthetic, student. Errors against float64."
-    return run(BENCHMARK, cases(device, quick=arguments.quick), arguments, "Dual attention", remark)
+    return run(BENCHMARK, cases(device(), quick=arguments.quick), arguments, "Dual attention", remark)
 
 
 if __name__ == "__main__":
-    from benchmarks import attention  # not this copy of it: processes that measure memory know that one
-
-    attention.main()
+    main()

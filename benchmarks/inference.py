@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.measure import Timed, time_in_turns
-from benchmarks.plot import plot
-from benchmarks.row import Row, stamp, write_csv, write_markdown
+from benchmarks.common.measure import Timed, time_in_turns
+from benchmarks.common.plot import plot
+from benchmarks.common.row import Row, stamp, write_table
 from sfda_engine.config.loader import resolve_weights
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.models import build_segmenter
@@ -196,9 +196,8 @@ def ratios(rows: Iterable[Row]) -> list[str]:
 
 def write_results(stem: Path, rows: list[Row]) -> None:
     """CSV of the rows; Markdown of rows and ratios; bars."""
-    write_csv(stem.with_suffix(".csv"), rows)
     remark = f"{REMARK} onnxruntime {onnxruntime.__version__}.\n" + "".join(f"\n- {line}" for line in ratios(rows))
-    write_markdown(stem.with_suffix(".md"), rows, "Inference on a CPU", remark)
+    write_table(stem, rows, "Inference on a CPU", remark)
     plot(stem.with_suffix(".csv"))
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 import sfda_kernels
-from benchmarks import naive
-from benchmarks.compare import DTYPES, Benchmark, Case, Function, compiled, parse, run, where
-from benchmarks.floor import Count, Direction, count_patch_entropy
-from benchmarks.row import Row
+from benchmarks.common import equations
+from benchmarks.common.case import DTYPES, Benchmark, Case, Function, compiled
+from benchmarks.common.compare import parse, run, where
+from benchmarks.common.floor import Count, Direction, count_patch_entropy
+from benchmarks.common.machine import device
+from benchmarks.common.row import Row
 
 CLASSES, GRID = 19, 4
 
@@ -46,7 +48,9 @@ def inputs(case: Case) -> tuple[Tensor, ...]:
     return ((sharpness * logits).to(DTYPES[case.dtype]),)
 
 
-def eager(case: Case, precise: bool, logits: Tensor, function: Function = naive.patch_entropy) -> tuple[Tensor, ...]:
+def eager(
+    case: Case, precise: bool, logits: Tensor, function: Function = equations.patch_entropy
+) -> tuple[Tensor, ...]:
     """The plain equations, on the inputs as they are or widened to fp32."""
     return function(logits.float() if precise else logits, GRID, case.sizes["size"])
 
@@ -63,7 +67,7 @@ def providers(case: Case, device: torch.device) -> dict[str, Function]:
         if case.dtype == "bf16":
             found["eager bf16"] = partial(eager, case, False)
         if case.compiled:
-            found["torch.compile"] = partial(eager, case, True, function=compiled(naive.patch_entropy))
+            found["torch.compile"] = partial(eager, case, True, function=compiled(equations.patch_entropy))
     found["ours"] = partial(ours, case)
     return found
 
@@ -73,27 +77,34 @@ def count(case: Case, direction: Direction) -> Count:
     return count_patch_entropy(case.sizes["batch"], CLASSES, case.sizes["low"], case.sizes["size"], itemsize, direction)
 
 
+def reference(case: Case) -> Function:
+    """The plain equations, in the inputs' own precision."""
+    return partial(eager, case, False)
+
+
+def tolerance(case: Case) -> float:
+    """Relative L2 error of entropies, MaxSquare and gradient."""
+    return 1e-2 if case.dtype == "bf16" else 1e-4
+
+
 BENCHMARK = Benchmark(
     name="patch_entropy",
     inputs=inputs,
     providers=providers,
-    reference=lambda case: partial(eager, case, False),
+    reference=reference,
     count=count,
-    tolerance=lambda case: 1e-2 if case.dtype == "bf16" else 1e-4,
+    tolerance=tolerance,
     products=False,
 )
 
 
 def main(argv: list[str] | None = None) -> list[Row]:
     arguments = parse(__doc__, argv)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     remark = (
         where() + " Ranks must equal the float64 reference's exactly; errors are of entropies, MaxSquare, gradient."
     )
-    return run(BENCHMARK, cases(device, quick=arguments.quick), arguments, "Patch entropy", remark)
+    return run(BENCHMARK, cases(device(), quick=arguments.quick), arguments, "Patch entropy", remark)
 
 
 if __name__ == "__main__":
-    from benchmarks import patch_entropy  # not this copy of it: processes that measure memory know that one
-
-    patch_entropy.main()
+    main()

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import count_peak_from_here, peak_above, quantiles
-from benchmarks.row import Row, device_slug, read_csv, stamp, write_csv, write_markdown
-from benchmarks.step_setting import Setting, Step, device, prepare
+from benchmarks.common.machine import device, device_slug
+from benchmarks.common.measure import count_peak_from_here, peak_above, quantiles
+from benchmarks.common.plot import save
+from benchmarks.common.row import Row, read_rows, stamp, write_table
+from benchmarks.common.step.setting import Setting, Step, prepare
 
 SIZES = [(256, 128), (512, 256), (1024, 512), (2048, 1024)]
 FIXED = (256, 128)
@@ -120,12 +122,10 @@ def exponents(rows: list[Row]) -> list[str]:
 
 def plot(rows: list[Row], path: Path) -> None:
     """Seconds and memory a step against pixels, both axes logarithmic, one line a curve."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not above: processes that measure memory import this file
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (times, memories) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    times, memories = figure.subplots(1, 2)
     for curve in dict.fromkeys(row.provider for row in rows):
         own = sorted((row for row in rows if row.provider == curve), key=pixels)
         sizes = [pixels(row) for row in own]
@@ -136,17 +136,15 @@ def plot(rows: list[Row], path: Path) -> None:
         axes.set_title(f"{title}: {rows[-1].device}", fontsize=9)
         axes.grid(visible=True, which="both", alpha=0.3)
     times.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save(figure, path, dpi=120)
 
 
 def write_results(stem: Path, rows: list[Row]) -> None:
-    write_csv(stem.with_suffix(".csv"), rows)
     remark = (
         "Random weights, one batch; each point in a process of its own. Peak memory is above networks and frames.\n\n"
         + "\n".join(f"- {line}" for line in exponents(rows))
     )
-    write_markdown(stem.with_suffix(".md"), rows, "Adaptation step against target size", remark)
+    write_table(stem, rows, "Adaptation step against target size", remark)
     plot(rows, stem.with_suffix(".png"))
 
 
@@ -163,7 +161,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     if not arguments.quick:
         points += settings("deeplabv3_resnet50", SIZES[:3], arguments.batch, halved=False)
         points += settings("streetnet", SIZES, arguments.batch, halved=True)
-    rows = read_csv(stem.with_suffix(".csv")) if stem.with_suffix(".csv").exists() else []
+    rows = read_rows(stem.with_suffix(".csv"))
     for point in points:
         if any((row.provider, row.shape) == (curve_of(point), shape_of(point)) for row in rows):
             continue

@@ -14,14 +14,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.common.csv_file import write_csv
 from benchmarks.paper.charts import draw
 from benchmarks.paper.checks import check_data
 from benchmarks.paper.domains import DOMAINS, find_domain, find_roots
 from benchmarks.paper.figures import draw_qualitative, draw_synthetic
-from benchmarks.paper.jobs import Options, Run, Training, is_trained, run_folder
+from benchmarks.paper.jobs import Run, run_folder
+from benchmarks.paper.options import Options
+from benchmarks.paper.outcomes import lines_of, outcomes
+from benchmarks.paper.page import markdown
 from benchmarks.paper.plan import print_plan
-from benchmarks.paper.results import markdown, outcomes, write_csv
 from benchmarks.paper.run import SCORE, perform, train
+from benchmarks.paper.sources import Training, is_trained
 from benchmarks.paper.tables import FIGURES, TABLES, Exhibit, Job, exhibit
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry
@@ -234,7 +238,7 @@ def write_tables(exhibits: Sequence[Exhibit], seeds: Sequence[int], options: Opt
     for one in exhibits:
         if found := outcomes(one, seeds, options):
             stem = options.output / one.name
-            write_csv(stem.with_suffix(".csv"), one, found)
+            write_csv(stem.with_suffix(".csv"), lines_of(one, found))
             write_text(stem.with_suffix(".md"), markdown(one, found, options))
 
 

@@ -6,18 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.paper.jobs import (
-    NO_CAMVID,
-    Options,
-    Run,
-    Training,
-    architecture,
-    is_trained,
-    run_config,
-    source_config,
-    source_frames,
-    target_frames,
-)
+from benchmarks.paper.domains import ARCHITECTURES
+from benchmarks.paper.frames import NO_CAMVID, source_frames, target_frames
+from benchmarks.paper.jobs import Run, run_config
+from benchmarks.paper.options import Options
+from benchmarks.paper.sources import Training, is_trained, source_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import check_label_folder
@@ -67,7 +60,7 @@ def _check_backbone(config: Config, network: str) -> None:
     if config.model.backbone_weights is None:
         return
     with torch.device("meta"):
-        model = build_segmenter(architecture(network), 2)
+        model = build_segmenter(ARCHITECTURES[network], 2)
     try:
         path = backbone_file(model, config.model.backbone_weights, download=config.model.download)
     except UserError as error:

@@ -6,7 +6,7 @@ Left out: loading of frames, discriminators of AdaptSegNet, BN warm start, label
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,13 +14,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.floor import DEVICES, count_kl, count_l1
-from benchmarks.row import Row, device_name, read_csv
+from benchmarks.common.floor import DEVICES, count_kl, count_l1
+from benchmarks.common.machine import device, device_name
+from benchmarks.common.row import Row, read_rows
+from sfda_engine.config.presets import PRESETS
 from sfda_engine.config.schema import Config, MethodConfig
-from sfda_engine.method.steps import uses_ipsm, uses_target_loss, uses_transfer
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import LATENT_DIM, Generator
+from sfda_engine.pipelines.objective import objective_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 UTILIZATION = 0.10
@@ -54,9 +56,9 @@ def frame_flop(arch: str, classes: int, size: Size) -> tuple[float, float]:
 
 
 @cache
-def generator_flop(size: Size, width: int) -> tuple[float, float]:
+def generator_flop(size: Size) -> tuple[float, float]:
     """The same of one synthetic image of the generator."""
-    generator = Generator(size[::-1], latent_dim=LATENT_DIM, width=width).eval()
+    generator = Generator(size[::-1], latent_dim=LATENT_DIM).eval()
     with FlopCounterMode(display=False) as counter:
         images = generator(torch.zeros(1, LATENT_DIM))
         forward = counter.get_total_flops()
@@ -78,7 +80,7 @@ def discriminator_flop(classes: int, grid: int, size: Size) -> tuple[float, floa
 
 @cache
 def attention_flop(arch: str, classes: int, synthetic: Size, method: MethodConfig) -> float:
-    """The least that the attention terms of one synthetic image need in a step, by `benchmarks.floor`, two branches.
+    """The least that the attention terms of one synthetic image need in a step, by `common.floor`, two branches.
 
     L_DAD^ss for generator and student, L_DAD^st for the generator.
     """
@@ -96,16 +98,16 @@ def attention_flop(arch: str, classes: int, synthetic: Size, method: MethodConfi
 
 def adaptation_flop(arch: str, classes: int, size: Size, batch: int, method: MethodConfig) -> float:
     """FLOP of one step of the engine: the passes of `steps.adaptation_step`."""
-    synthetic = method.synthetic_size or (size[0] // 2, size[1] // 2)
+    synthetic, objective = method.synthetic_size or (size[0] // 2, size[1] // 2), objective_of(method)
     forward, training = frame_flop(arch, classes, size)
-    flop = training if uses_target_loss(method) else forward
+    flop = training if objective.uses_target_loss else forward
     flop += training if method.pseudo_label_weight else 0.0
-    if uses_ipsm(method):
+    if objective.uses_ipsm:
         judging, judging_training = discriminator_flop(classes, method.patch_grid, size)
         flop += judging_training + 2 * judging  # its own step; the student's passes it, forward and back to the input
-    if uses_transfer(method):
+    if objective.uses_transfer:
         small, small_training = frame_flop(arch, classes, synthetic)
-        making, making_training = generator_flop(synthetic, method.generator_width)
+        making, making_training = generator_flop(synthetic)
         # generator: source and frozen student, forward and back to their input; student: source forward, own training
         flop += method.generator_steps * (2 * 2 * small + making_training) + making + small + small_training
         flop += attention_flop(arch, classes, synthetic, method)
@@ -115,6 +117,7 @@ def adaptation_flop(arch: str, classes: int, size: Size, batch: int, method: Met
 def run_flop(method: str, arch: str, classes: int, config: Config) -> float:
     """FLOP of one step of a run: the source-driven methods train on a target and a source batch."""
     size, batch = config.target.size, config.target.batch_size
+    assert size is not None  # every domain states it
     if method == "source_only":
         return 0.0
     if method == "sfda":
@@ -127,13 +130,13 @@ def training_flop(arch: str, classes: int, size: Size, batch: int) -> float:
     return batch * frame_flop(arch, classes, size)[1]
 
 
-def benchmarked(arch: str, device: str, dtype: str) -> Rate | None:
-    """The rate of the engine's step as `benchmarks.adapt_step` measured it on a device whose name holds `device`."""
+def benchmarked(arch: str, on: str, dtype: str) -> Rate | None:
+    """The rate of the engine's step as `benchmarks.adapt_step` measured it on a device whose name holds `on`."""
     for path in sorted(RESULTS.glob(f"adapt_step_{arch}_*.csv")):
-        for row in read_csv(path):
-            if row.provider == "engine" and row.p50_ms and row.dtype == dtype and device in row.device:
+        for row in read_rows(path):
+            if row.provider == "engine" and row.p50_ms and row.dtype == dtype and on in row.device:
                 size, batch = _shape_of(row)
-                flop = adaptation_flop(arch, 19, size, batch, MethodConfig())
+                flop = adaptation_flop(arch, 19, size, batch, replace(MethodConfig(), **PRESETS["paper"]))
                 basis = f"measured: adapt_step, {row.shape}, {row.p50_ms:.0f} ms a step, {row.device}"
                 return Rate(1e3 * flop / row.p50_ms, basis)
     return None
@@ -153,10 +156,9 @@ def own_rate(arch: str, dtype: str) -> Rate:
 
 @cache
 def _timed_pass(arch: str) -> Rate:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size, batch = ((512, 256), 8) if device.type == "cuda" else ((128, 64), 1)
-    network = build_segmenter(arch, 19).eval().to(device)
-    images = torch.zeros(batch, 3, *size[::-1], device=device)
+    size, batch = ((512, 256), 8) if device().type == "cuda" else ((128, 64), 1)
+    network = build_segmenter(arch, 19).eval().to(device())
+    images = torch.zeros(batch, 3, *size[::-1], device=device())
     _train_pass(network, images)
     since = time.perf_counter()
     _train_pass(network, images)

@@ -50,6 +50,19 @@ class Domain:
     remark: str
 
 
+def _to_cityscapes(source: str) -> Task:
+    root = source.lower()
+    return Task(
+        name=f"{root}_to_cityscapes",
+        source=source,
+        target="Cityscapes",
+        recipe=f"{root}_source",
+        config=f"{root}_to_cityscapes",
+        source_root=root,
+        target_root="cityscapes",
+    )
+
+
 def _crosscity(city: str) -> Task:
     return Task(
         name=f"cityscapes_to_{city.lower()}",
@@ -63,24 +76,7 @@ def _crosscity(city: str) -> Task:
     )
 
 
-GTA5 = Task(
-    name="gta5_to_cityscapes",
-    source="GTA5",
-    target="Cityscapes",
-    recipe="gta5_source",
-    config="gta5_to_cityscapes",
-    source_root="gta5",
-    target_root="cityscapes",
-)
-SYNTHIA = Task(
-    name="synthia_to_cityscapes",
-    source="SYNTHIA",
-    target="Cityscapes",
-    recipe="synthia_source",
-    config="synthia_to_cityscapes",
-    source_root="synthia",
-    target_root="cityscapes",
-)
+GTA5, SYNTHIA = map(_to_cityscapes, ("GTA5", "SYNTHIA"))
 CROSS_CITY = {city: _crosscity(city) for city in CITIES}
 SCENES = tuple(
     Task(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.paper.jobs import Options, Run, Training, run_config, source_weights
-from benchmarks.paper.results import Outcome, heading
-from benchmarks.paper.tables import Cell, Exhibit
+from benchmarks.common.plot import save
+from benchmarks.paper.jobs import Run, run_config
+from benchmarks.paper.options import Options
+from benchmarks.paper.outcomes import Outcome
+from benchmarks.paper.sources import Training, source_weights
+from benchmarks.paper.tables import Cell, Exhibit, heading
 from sfda_engine.config.schema import ModelConfig
 from sfda_engine.data.classes import colorize
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.images import resize, to_float_tensor
-from sfda_engine.files import whole_file
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.pipelines.networks import load_segmenter
@@ -40,6 +42,7 @@ def draw_qualitative(path: Path, exhibit: Exhibit, found: Sequence[Outcome], opt
         network, info = load_segmenter(ModelConfig(weights=str(outcome.folder / "adapted.safetensors")))
         assert config.evaluate is not None
         size = config.target.size
+        assert size is not None  # every domain states it
         labelled = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
         chosen = np.linspace(0, len(labelled) - 1, min(FRAMES, len(labelled))).round().astype(int).tolist()
         frames = [resize(labelled.image(index), size) for index in chosen]
@@ -95,20 +98,10 @@ def _first_seed(exhibit: Exhibit, found: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _grid(path: Path, title: str, titles: Sequence[str], rows: Sequence[Sequence[Picture]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     height, width = rows[0][0].shape[:2]
     cell = 2.2
-    figure, axes = pyplot.subplots(
-        len(rows),
-        len(titles),
-        figsize=(cell * len(titles), cell * height / width * len(rows) + 1.0),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure((cell * len(titles), cell * height / width * len(rows) + 1.0), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for line, pictures in zip(axes, rows, strict=True):
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
@@ -116,10 +109,4 @@ def _grid(path: Path, title: str, titles: Sequence[str], rows: Sequence[Sequence
     for axis, name in zip(axes[0], titles, strict=True):
         axis.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
-    pyplot.close(figure)
-
-
-def _save(figure: Any, path: Path) -> None:
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=130, format="png")
+    save(figure, path, dpi=130)

@@ -10,23 +10,14 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common.machine import device_name
 from benchmarks.paper.cost import Rate, h100_rate, own_rate, run_flop, training_flop
-from benchmarks.paper.jobs import (
-    Options,
-    Run,
-    Training,
-    architecture,
-    is_trained,
-    precision_of,
-    run_config,
-    run_folder,
-    run_steps,
-    source_config,
-    training_steps,
-)
+from benchmarks.paper.domains import ARCHITECTURES
+from benchmarks.paper.jobs import Run, precision_of, run_config, run_folder, run_steps
+from benchmarks.paper.options import Options
 from benchmarks.paper.run import SCORE
+from benchmarks.paper.sources import Training, is_trained, source_config, training_steps
 from benchmarks.paper.tables import Job
-from benchmarks.row import device_name
 from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 
@@ -72,8 +63,8 @@ def print_plan(trainings: Sequence[Training], runs: Sequence[Run], options: Opti
     for device, basis in _bases(trainings, runs, options):
         console.print(f"- {device}: {basis}", soft_wrap=True)
     console.print(
-        "FLOP of a step: networks by torch.utils.flop_counter, attention by benchmarks.floor. Not counted: loading of "
-        "frames, AdaptSegNet's discriminators, BN warm start, labelling of frames, evaluation.",
+        "FLOP of a step: networks by torch.utils.flop_counter, attention by benchmarks.common.floor. Not counted: "
+        "loading of frames, AdaptSegNet's discriminators, BN warm start, labelling of frames, evaluation.",
         soft_wrap=True,
     )
 
@@ -90,7 +81,7 @@ def _training_line(training: Training, options: Options) -> Line:
     config = source_config(training, options)
     source = config.source
     assert source is not None
-    arch, steps = architecture(training.network), training_steps(config)
+    arch, steps = ARCHITECTURES[training.network], training_steps(config)
     flop = steps * training_flop(arch, _classes(config), source.size, source.batch_size)
     done = is_trained(training, options)
     h100, here = (_hours(flop, rate) for rate in _rates(training.network, config))
@@ -103,7 +94,7 @@ def _job_line(job: Job, runs: Sequence[Run], options: Options) -> Line:
     folders = [run_folder(run, options) for run in runs]
     contents = [json.loads((folder / SCORE).read_text()) for folder in folders if (folder / SCORE).is_file()]
     recipe = source_config(Training(job.task, job.network), options)
-    flop = steps * run_flop(job.method, architecture(job.network), _classes(recipe), config)
+    flop = steps * run_flop(job.method, ARCHITECTURES[job.network], _classes(recipe), config)
     h100, here = (_hours(flop, rate) for rate in _rates(job.network, config))
     own = [content["seconds"] / 3600 for content in contents if content["device"] == device_name()]
     here = statistics.fmean(own) if own else here
@@ -114,7 +105,7 @@ def _job_line(job: Job, runs: Sequence[Run], options: Options) -> Line:
 
 
 def _rates(network: str, config: Config) -> tuple[Rate, Rate]:
-    dtype, arch = precision_of(config), architecture(network)
+    dtype, arch = precision_of(config), ARCHITECTURES[network]
     return h100_rate(arch, dtype), own_rate(arch, dtype)
 
 

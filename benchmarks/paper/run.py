@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime
 import math
 import shutil
 import time
@@ -19,25 +18,25 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from benchmarks.paper.jobs import Options, Run, Training, run_config, run_folder, run_steps, settings, source_config
-from benchmarks.paper.jobs import source_folder as folder_of
-from benchmarks.peers.run import adapt, open_domain, with_source
-from benchmarks.peers.source_driven import SOURCE_DRIVEN
-from benchmarks.peers.source_only import source_only
-from benchmarks.peers.target import Method, Target
-from benchmarks.row import commit, device_name, versions
+from benchmarks.common.machine import provenance
+from benchmarks.common.methods.run import adapt, open_domain, with_source
+from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
+from benchmarks.common.methods.source_only import source_only
+from benchmarks.common.methods.target import Method, Target
+from benchmarks.paper.jobs import Run, run_config, run_folder, run_steps, settings
+from benchmarks.paper.options import Options
+from benchmarks.paper.sources import Training, source_config, source_folder
 from sfda_engine.config.loader import save_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source
 from sfda_engine.evaluation.scores import as_json
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.files import whole_file, write_json
-from sfda_engine.method.steps import uses_transfer
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.pipelines.cost import peak_memory_mb
-from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.pipelines.inputs import inputs_of
 from sfda_engine.pipelines.preparation import prepare
-from sfda_engine.pipelines.training import make_trainer
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.train_source import train_source
 
 SCORE = "score.json"
@@ -59,7 +58,7 @@ class Adapted:
 def train(training: Training, options: Options) -> None:
     """Train a source model, from its newest checkpoint where it was stopped."""
     config = source_config(training, options)
-    folder = folder_of(training, options)
+    folder = source_folder(training, options)
     train_source(dataclasses.replace(config, run=dataclasses.replace(config.run, output=str(folder))))
     tidy(folder)
 
@@ -93,11 +92,7 @@ def perform(run: Run, options: Options) -> None:
         "peak_memory_mb": round(memory, 1),
         "note": adapted.note,
         "scores": scores(run, config, adapted.network, info, target, options),
-        "device": device_name(),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "commit": commit(),
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **provenance(),
     }
     write_json(folder / SCORE, content)
     tidy(folder)
@@ -113,20 +108,20 @@ def tidy(folder: Path) -> None:
 def adapt_engine(config: Config, source: nn.Module, info: WeightsInfo, target: Target, folder: Path) -> Adapted:
     """The engine's trainer, from its newest checkpoint where it was stopped."""
     since = time.perf_counter()
-    inputs = Inputs(config, target.accelerator, source, info, target.images, folder)
-    trainer = make_trainer(inputs, prepare(inputs))
+    inputs = inputs_of(config, target.accelerator, source, info, target.images, folder)
+    trainer = Trainer(prepare(inputs))
     prepared = time.perf_counter() - since
     trainer.run()
     student = target.accelerator.unwrap_model(trainer.networks.student)
     trainer.finish_statistics(student)
-    samples = trainer.synthesize(SAMPLES) if uses_transfer(config.method) else None
+    samples = trainer.synthesize(SAMPLES) if trainer.objective.uses_transfer else None
     return Adapted(
         student, trainer.loop.position.done("adaptation"), prepared + trainer.loop.position.seconds, synthetic=samples
     )
 
 
 def adapt_peer(run: Run, source: nn.Module, info: WeightsInfo, target: Target, options: Options) -> Adapted:
-    """A method of `benchmarks.peers`; the source-driven ones get the labelled source frames."""
+    """A method of `benchmarks.common.methods`; the source-driven ones get the labelled source frames."""
     method: Method = source_only
     if run.job.method != "source_only":
         recipe = source_config(Training(run.job.task, run.job.network), options)

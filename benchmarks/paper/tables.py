@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.common.methods.engine import WITHOUT_EXTRAS
 from benchmarks.paper.domains import Domain, Task
 from benchmarks.paper.numbers import Printed, printed_table
-from benchmarks.peers.engine import WITHOUT_EXTRAS
 from sfda_engine.errors import UserError
 
 TABLES = (1, 2, 3, 4, 5, 6)
@@ -69,6 +69,11 @@ class Exhibit:
     rows_are: str
     """What tells rows apart."""
     cells: tuple[Cell, ...]
+
+
+def heading(exhibit: Exhibit) -> str:
+    """ "Table 1: GTA5 → Cityscapes"."""
+    return f"{exhibit.name.replace('_', ' ').capitalize()}: {exhibit.title}"
 
 
 def exhibit(name: str, domain: Domain, networks: tuple[str, ...]) -> Exhibit:

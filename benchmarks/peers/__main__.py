@@ -15,12 +15,13 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers import PEERS
-from benchmarks.peers.domains import DOMAINS, domain_config, require_source, settings
-from benchmarks.peers.rows import PeerRow, append_row, markdown, read_rows
-from benchmarks.peers.run import measure
-from benchmarks.peers.source_driven import SOURCE_DRIVEN, SourceMethod
-from benchmarks.peers.target import Method
+from benchmarks.common.methods import PEERS
+from benchmarks.common.methods.domains import DOMAINS, domain_config, require_source, settings
+from benchmarks.common.methods.source_driven import SOURCE_DRIVEN, SourceMethod
+from benchmarks.common.methods.target import Method
+from benchmarks.peers.measure import measure
+from benchmarks.peers.rows import PeerRow, append_row, read_rows
+from benchmarks.peers.tables import markdown
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry

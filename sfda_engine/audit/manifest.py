@@ -45,7 +45,7 @@ def write_manifest(folder: Path, config: Config, result: dict[str, Any]) -> str:
         "decisions": {
             key: result.get(key) for key in ("verdict", "verdict_basis", "steps", "exposure", "preset", "seed")
         }
-        | {"bn_warm_start_passes": config.method.bn_warm_start_passes, "warmup_steps": config.method.warmup_steps},
+        | {"warmup_steps": config.method.warmup_steps},
         "firewall": statement(folder),
         "outputs": {name: sha256_of(folder / name) for name in held_files(folder)},
     }

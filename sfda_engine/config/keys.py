@@ -5,10 +5,9 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import SequenceMatcher
+from functools import cache
 from types import NoneType
 from typing import Any, Literal
-
-from docstring_parser import parse_from_object
 
 from sfda_engine.config.schema import Config
 
@@ -28,7 +27,13 @@ class Key:
 
     hint: Any
     default: Any
-    doc: str
+    section: type
+    name: str
+
+    @property
+    def doc(self) -> str:
+        """The docstring beside the field."""
+        return _docs(self.section)[self.name]
 
     @property
     def is_text(self) -> bool:
@@ -36,11 +41,18 @@ class Key:
         return str in (self.hint, *typing.get_args(self.hint))
 
 
+@cache
+def _docs(cls: type) -> dict[str, str]:
+    """Docstrings of a dataclass's fields; a run that prints no help does without the parser."""
+    from docstring_parser import parse_from_object
+
+    return {param.arg_name: " ".join((param.description or "").split()) for param in parse_from_object(cls).params}
+
+
 def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str, Key]]:
     sections: dict[str, Section] = {}
     keys: dict[str, Key] = {}
     hints = typing.get_type_hints(cls)
-    docs = {param.arg_name: param.description or "" for param in parse_from_object(cls).params}
     for field in fields(cls):
         if not field.compare:  # Config.name is not a key
             continue
@@ -48,7 +60,7 @@ def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str,
         members = (hint, *typing.get_args(hint))
         section = next((member for member in members if isinstance(member, type) and is_dataclass(member)), None)
         if section is None:
-            keys[name] = Key(hint, field.default, " ".join(docs[field.name].split()))
+            keys[name] = Key(hint, field.default, cls, field.name)
             continue
         sections[name] = Section(section, NoneType in members, (section.__doc__ or "").strip())
         inner_sections, inner_keys = _collect(section, f"{name}.")
@@ -80,8 +92,53 @@ def _likeness(name: str, known: str, *, last: bool = False) -> float:
     return SequenceMatcher(None, name, known).ratio()
 
 
+RENAMED = {
+    "target.num_workers": "run.num_workers",
+    "source.num_workers": "run.num_workers",
+    "source.scale": "source.augment",
+    "source.flip": "source.augment",
+    "source.jitter": "source.augment",
+    "method.max_square_scale": "method.terms (stable: halved, printed: whole)",
+    "method.attention": "method.temperature (null = raw dot products)",
+    "method.discrepancy": "method.terms",
+    "method.bns_norm": "method.terms",
+    "method.discriminator_input": "method.terms",
+    "method.bn_source_share": "method.bn_share",
+    "method.bn_warm_start_passes": "method.bn_share (1 = no warm start)",
+    "method.student_clip_grad_norm": "method.clip_grad_norm",
+    "method.synthetic_sizes": "method.synthetic_size",
+}
+"""Keys of earlier versions, and what does their work now."""
+GONE = {
+    "model.activation_checkpointing",
+    "target.augment",
+    "target.max_corrupt_share",
+    "evaluate.window_overlap",
+    "source.momentum",
+    "method.attention_divergence",
+    "method.bn_final_passes",
+    "method.bn_momentum",
+    "method.discriminator_betas",
+    "method.generator_betas",
+    "method.generator_width",
+    "method.max_square_image_weighted",
+    "method.momentum",
+    "method.poly_power",
+    "method.pseudo_label_drop",
+    "method.pseudo_label_scales",
+    "method.synthetic_view",
+    "method.weight_decay",
+}
+"""Keys of earlier versions that nothing replaces: what they set is as it should be."""
+
+
 def suggest(name: str) -> str:
-    """What to take for an unknown key: the nearest one where it is like it, else what there is to choose from."""
+    """What to take for an unknown key: what an old one is called now, the nearest one where it is like it, else what
+    there is to choose from."""
+    if name in RENAMED:
+        return f"it is now {RENAMED[name]}"
+    if name in GONE:
+        return "it was removed: leave it out"
     close = nearest(name)
     if _likeness(name[:LONGEST_NAME], close, last=True) >= CLOSE:
         return f"the nearest valid one is {close!r}"

@@ -6,6 +6,7 @@ table by the fields' types: so YAML and the command line accept the same values 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from sfda_engine.config.checks import validate
 from sfda_engine.config.keys import KEYS, SECTIONS, describe, shown, suggest
-from sfda_engine.config.presets import PRESETS
+from sfda_engine.config.presets import ALIASES, PRESETS
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
@@ -30,7 +30,7 @@ PACKAGE = Path(__file__).parents[1]
 SWITCHES = {"--dry-run": "run.dry_run", "--as-deployed": "evaluate.as_deployed"}
 FLAGS = {"-h", "--help", "--print_config", *SWITCHES}
 # of jsonargparse, and of the YAML reader within it
-MISREAD = (ArgumentError, yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError, RecursionError)
+MISREAD = (argparse.ArgumentError, yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError, RecursionError)
 Entry = tuple[str, str, str]  # dotted key, text of its value, where it was found
 
 
@@ -46,10 +46,11 @@ _Dumper.add_representer(
 def load_config(config: str | Path | None = None, overrides: Sequence[str] = (), *, default: str = "demo") -> Config:
     """Read a path or a shipped config's bare name, then overrides ("--run.steps", "5" or "--run.steps=5").
 
-    `default` is used where `config` is None. Raises UserError on a missing file, an unknown key, a wrong type
-    or a value out of range; never exits.
+    `default` is used where `config` is None, unless a model or frames of the user's own are named: then `own` is.
+    Raises UserError on a missing file, an unknown key, a wrong type or a value out of range; never exits.
     """
-    return _load(default if config is None else config, _override_entries(overrides))
+    entries = list(_override_entries(overrides))
+    return _load(_default(entries, default) if config is None else config, entries)
 
 
 def parse_command(
@@ -71,7 +72,8 @@ def parse_command(
     entries = list(_override_entries(token for token in argv if token not in FLAGS))
     entries += [(key, "true", "the command line") for switch, key in SWITCHES.items() if switch in argv]
     named = [text for key, text, _ in entries if key == "config"]
-    config = _load(named[-1] if named else default_config, (e for e in entries if e[0] != "config"))
+    entries = [entry for entry in entries if entry[0] != "config"]
+    config = _load(named[-1] if named else _default(entries, default_config), entries)
     if "--print_config" in argv:
         print(to_yaml(config), end="")
         raise SystemExit(0)
@@ -125,20 +127,48 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in (PACKAGE / "recipes").glob("*.yaml"))
 
 
+def _default(entries: Iterable[Entry], default: str) -> str:
+    """The shipped configuration of a command that names none: the user's own model or frames inherit nothing."""
+    own = {"model.weights", "target.root", "source.root", "evaluate.root"}
+    return "own" if any(key in own and text != "null" for key, text, _ in entries) else default
+
+
+def _implied(entries: Iterable[Entry], file: dict[str, str]) -> Iterator[Entry]:
+    """A root on the command line means a folder where the file says scenes, unless a data set is named beside it."""
+    entries = list(entries)
+    named = {key for key, _, _ in entries}
+    for key, text, where in entries:
+        section, _, name = key.partition(".")
+        scenes = file.get(f"{section}.dataset") == "scenes" and f"{section}.dataset" not in named
+        if name == "root" and text != "null" and scenes:
+            yield f"{section}.dataset", "folder", where
+            if f"{section}.split" not in named:
+                yield f"{section}.split", "null", where
+        yield key, text, where
+
+
 def _load(config: str | Path, entries: Iterable[Entry]) -> Config:
     path = _config_path(config)
-    table: dict[str, str] = {}
-    for key, text, where in [*_yaml_entries(path), *entries]:
+    table = _table({}, _yaml_entries(path))
+    table = _table(table, _implied(entries, table))
+    loaded = replace(_build(Config, "", _convert(table), table), name=path.stem)
+    validate(loaded)
+    return loaded
+
+
+def _table(table: dict[str, str], entries: Iterable[Entry]) -> dict[str, str]:
+    """`table` with what the entries say of its keys; the last one wins."""
+    for key, text, where in entries:
         _check_key(key, where)
+        if key == "method.preset":
+            text = ALIASES.get(text, text)
         if key not in SECTIONS:
-            table[key] = text
+            table = table | {key: text}
         elif text == "null":
             table = {k: v for k, v in table.items() if not k.startswith(f"{key}.")}
         else:
             raise UserError(f"{key}: expected a section of keys in {where}, got {shown(text)}")
-    loaded = replace(_build(Config, "", _convert(table), table), name=path.stem)
-    validate(loaded)
-    return loaded
+    return table
 
 
 def _config_path(config: str | Path) -> Path:
@@ -239,7 +269,7 @@ def _convert(table: dict[str, str]) -> dict[str, Any]:
     return values | {key: value for key, value in preset.items() if key not in table}
 
 
-def _convert_one(parser: ArgumentParser, key: str, text: str) -> None:
+def _convert_one(parser: argparse.ArgumentParser, key: str, text: str) -> None:
     try:
         parser.parse_args([f"--{key}={text}"])
     except MISREAD as error:
@@ -263,7 +293,9 @@ def _build(cls: type, prefix: str, values: dict[str, Any], named: Iterable[str])
 
 
 @cache
-def _parser(prog: str | None = None, description: str = "", own: tuple[tuple[str, str], ...] = ()) -> ArgumentParser:
+def _parser(prog: str | None = None, description: str = "", own: tuple[tuple[str, str], ...] = ()) -> Any:
+    from jsonargparse import ArgumentParser  # here, since benchmarks run on machines without it
+
     words = "".join(f" {name}" for name, _ in own)
     usage = f"{prog}{words} [--config PATH_OR_NAME] [--section.key VALUE ...]"
     parser = ArgumentParser(prog=prog, usage=usage, description=description, exit_on_error=False)

@@ -1,4 +1,4 @@
-"""The two presets of the `method` section, and what is known to break in the paper as printed."""
+"""The presets of the `method` section, and what is known to break in the paper as printed."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ from typing import Any
 
 from sfda_engine.config.schema import MethodConfig
 
-# "stable" is the dataclasses' own defaults, so that a default is written in one place.
+PAPER: dict[str, Any] = {
+    "alpha": 1.0,
+    "beta": 0.5,
+    "gamma": 0.01,
+    "max_square_weight": 0.1,
+    "pseudo_label_weight": 0.0,
+    "lr": 2.5e-4,
+    "clip_grad_norm": 1.0,
+    "bn_share": 0.0,
+    "target_bn": "batch",
+}
+# "recommended" is the dataclasses' own defaults, so that a default is written in one place.
 PRESETS: dict[str, dict[str, Any]] = {
-    "stable": {},
-    "literal": {
+    "recommended": {},
+    "paper": PAPER,
+    "literal": PAPER
+    | {
         "max_square_weight": 1.0,
-        "max_square_scale": 1.0,
-        "attention": "dot",
-        "discrepancy": "linear",
-        "bns_norm": "sum_squares",
+        "temperature": None,
+        "terms": "printed",
         "warmup_steps": 0,
         "generator_lr": 0.1,
-        "generator_betas": (0.9, 0.999),
         "discriminator_lr": 0.1,
-        "discriminator_betas": (0.9, 0.999),
         "clip_grad_norm": None,
-        "bn_warm_start_passes": 0,
-        "bn_momentum": 0.1,
+        "bn_share": 1.0,
         "synthetic_bn": "running",
-        "discriminator_input": "logits",
     },
 }
+ALIASES = {"stable": "paper"}
+"""Old names of presets."""
 
 TROUBLE: dict[str, str] = {
-    "generator_lr": "Adam with learning rate 0.1 diverges (stable: 1e-3)",
-    "discriminator_lr": "Adam with learning rate 0.1 diverges (stable: 1e-4)",
-    "max_square_weight": "about 380 times the strength of MaxSquare's own code, collapses (stable: 0.1)",
-    "attention": "softmax of raw dot products saturates, its KL can be inf or NaN (stable: cosine)",
-    "discrepancy": "-alpha MAE - beta DAD is unbounded, the generator can win by exploding (stable: log)",
-    "bns_norm": "deep wide layers dominate the sum of squares (stable: mean_l2)",
-    "synthetic_bn": "the student unlearns its adaptation on synthetic images (stable: batch)",
+    "generator_lr": "Adam with learning rate 0.1 diverges (paper: 1e-3)",
+    "discriminator_lr": "Adam with learning rate 0.1 diverges (paper: 1e-4)",
+    "max_square_weight": "about 380 times the strength of MaxSquare's own code, collapses (paper: 0.1)",
+    "temperature": "softmax of raw dot products saturates, its KL can be inf or NaN (paper: cosine / 0.1)",
+    "terms": "-alpha MAE - beta DAD is unbounded, the generator can win by exploding; deep wide layers dominate the "
+    "sum of squared norms (paper: stable)",
+    "synthetic_bn": "the student unlearns its adaptation on synthetic images (paper: source)",
 }
 
 

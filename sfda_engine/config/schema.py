@@ -1,13 +1,13 @@
-"""Everything a run can be told: one frozen dataclass a section, one documented field a key.
+"""Everything a run can be told: one frozen dataclass a section, one documented field a key, its range beside it.
 
-`--help` shows these docstrings, `config_loader` reads them from YAML and the command line,
-`config_checks` holds the permitted ranges. Config objects stop at the builders: modules take plain arguments.
+`--help` shows these docstrings, `loader` reads the keys from YAML and the command line. Defaults are the
+recommendation; `presets` has the others. Config objects stop at the pipelines: modules take plain arguments.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Dataset = Literal[
     "folder",
@@ -22,6 +22,25 @@ Dataset = Literal[
     "dark_zurich",
     "idd",
 ]
+LONGEST_SIDE = 2**14
+"""Pixels. Beyond it, as beyond LARGEST_BATCH, no machine has the memory."""
+LARGEST_BATCH = 2**16
+MOST_WORKERS = 2**10
+
+
+@dataclass(frozen=True)
+class Range:
+    """What the numbers of a key may be; each bound is None where there is none."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+
+def key(default: Any, **bounds: float) -> Any:
+    """A field whose numbers, also those within a tuple, lie within `bounds` (`Range`)."""
+    return field(default=default, metadata={"range": Range(**bounds)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +49,27 @@ class RunConfig:
 
     output: str | None = None
     """Run folder, empty or absent. null = runs/<config>-<time> under the working directory."""
-    seed: int = 0
+    seed: int = key(0, at_least=0, at_most=2**32 - 1)
     """Seed of every random number of the run."""
-    steps: int | None = 600
-    """Training steps (updates of the student); the generator's warm-up is not counted."""
-    epochs: int | None = None
+    steps: int | None = key(None, at_least=1)
+    """Training steps (updates of the student); the generator's warm-up is not counted. null = 60 as recommended, 600
+    for the presets paper and literal and for train_source."""
+    epochs: int | None = key(None, at_least=1)
     """Passes over the training frames. When given, it overrides `steps`."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     """Autocast precision. null = what the launcher says; fp16 needs a GPU."""
-    checkpoint_every: int = 100
+    checkpoint_every: int = key(100, at_least=1)
     """Steps between checkpoints; the generator's warm-up steps count."""
-    keep_last: int = 3
+    keep_last: int = key(3, at_least=1)
     """Number of checkpoints that are kept."""
-    log_every: int = 10
+    log_every: int = key(10, at_least=1)
     """Steps between lines of metrics.jsonl."""
     log_with: Literal["tensorboard", "none"] = "tensorboard"
     """Tracker that is written beside metrics.jsonl."""
-    gradient_accumulation: int = 1
+    gradient_accumulation: int = key(1, at_least=1)
     """Batches whose gradients are summed before an update."""
+    num_workers: int = key(0, at_least=0, at_most=MOST_WORKERS)
+    """Loader processes. 0 = load in the training process."""
     resume: bool = False
     """Continue from the newest complete checkpoint of `output`; without one, start from the beginning."""
     export: bool = False
@@ -62,7 +84,7 @@ class NormalizationConfig:
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean per channel, in units of `value_range`, in the order of `channel_order`."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[float, float, float] = key((0.229, 0.224, 0.225), above=0)
     """Standard deviation per channel, in units of `value_range`, in the order of `channel_order`."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """Order of the channels that the network expects."""
@@ -77,7 +99,7 @@ class ModelConfig:
     arch: str | None = None
     """streetnet, deeplabv3_resnet50, segnet_vgg16, lraspp_mobilenet_v3_large or module.path:factory.
     null = from the weights' metadata."""
-    num_classes: int | None = None
+    num_classes: int | None = key(None, at_least=2)
     """Number of classes. null = from the weights' metadata or from `classes`."""
     classes: str | None = None
     """Named class set: scenes, camvid, cityscapes (19), synthia16 or cityscapes13 (NTHU's and the short SYNTHIA's).
@@ -93,14 +115,12 @@ class ModelConfig:
     """Module whose output is the encoder feature map F. null = the architecture's own choice."""
     normalization: NormalizationConfig | None = None
     """Input normalization of foreign weights. null = from the weights' metadata."""
-    exposure: Literal["none", "gamma"] = "none"
-    """Per-image exposure correction: gamma brings every frame to one mean luminance."""
+    exposure: Literal["none", "gamma", "auto"] = "auto"
+    """Per-image exposure correction: gamma brings every frame to one mean luminance. auto = chosen without labels
+    (train_source: none)."""
     check_input: bool = True
     """Refuse a source model that was never trained, or whose BatchNorm statistics contradict `normalization` on the
     target's frames. false = warn and go on."""
-    activation_checkpointing: bool = False
-    """Compute the inside of the student's blocks again in the backward pass instead of keeping it: less memory, about
-    one more forward pass. The statistics and losses stay the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,25 +135,20 @@ class TargetConfig:
     split: str | None = None
     """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
     a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
-    size: tuple[int, int] = (128, 96)
-    """[width, height] in pixels of the frames that the model sees."""
-    crop: tuple[int, int] | None = None
-    """[width, height] in pixels of a random crop of each frame of `size` that a training step sees; the BN warm start
-    and the evaluation see whole frames. null = whole frames."""
-    batch_size: int = 8
+    size: tuple[int, int] | None = key(None, at_least=32, at_most=LONGEST_SIDE)
+    """[width, height] in pixels at which the model sees the frames, here and on the vehicle. null = chosen without
+    labels, up to 2.5 times the pixels that the model was trained at."""
+    crop: tuple[int, int] | None = key(None, at_least=32)
+    """[width, height] in pixels of a random crop of each frame of `size` that a training step sees; the start and the
+    evaluation see whole frames. null = whole frames."""
+    batch_size: int = key(8, at_least=2, at_most=LARGEST_BATCH)
     """Frames a step, over all processes."""
-    num_workers: int = 0
-    """Loader processes. 0 = load in the training process."""
-    frames: int | None = None
+    frames: int | None = key(None, at_least=1)
     """Use only this many frames. null = all of a folder, the default number of scenes."""
-    augment: bool = True
-    """Flip frames horizontally at random."""
-    max_corrupt_share: float = 0.05
-    """Share (0 to 1) of undecodable images that are skipped with a warning; more is an error."""
 
     @property
-    def seen(self) -> tuple[int, int]:
-        """[width, height] of what a training step sees: the crop, or the whole frame."""
+    def seen(self) -> tuple[int, int] | None:
+        """[width, height] of what a training step sees: the crop, or the whole frame; None until that is chosen."""
         return self.crop or self.size
 
 
@@ -149,117 +164,79 @@ class EvaluateConfig:
     split: str | None = None
     """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
     a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
-    frames: int | None = None
+    frames: int | None = key(None, at_least=1)
     """Use only this many frames. null = all of a folder, the default number of scenes."""
     subset: tuple[str, ...] | None = None
     """Names of the classes that the mean is taken over, or of class sets ([synthia16], [cityscapes13]).
     null = every class with a labelled pixel."""
-    expected_source_miou: float | None = None
+    expected_source_miou: float | None = key(None, at_least=0, at_most=100)
     """Published mIoU (percent) of the source model on these frames and this `subset`; a source model that is further
     than 3 points from it, in either direction, is reported with a warning. null = not known."""
     as_deployed: bool = False
     """Score also what the vehicle writes: labels at target.size, by nearest to the frame (as --as-deployed)."""
-    window: tuple[int, int] | None = None
+    window: tuple[int, int] | None = key(None, at_least=32)
     """[width, height] in pixels, multiples of 32, of sliding windows over the frames of target.size, whose logits are
-    averaged where they overlap: bounds the memory of large frames. null = whole frames."""
-    window_overlap: float = 0.25
-    """Share (0 to 1) of a window's sides that the next one covers again, at least."""
+    averaged where they overlap, by a quarter: bounds the memory of large frames. null = whole frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """The adaptation method; names and equations from Liu, Zhang, Wang, CVPR 2021."""
 
-    preset: Literal["stable", "literal"] = "stable"
-    """Fills every key of this section that nobody names: literal = the paper as printed (it diverges)."""
-    alpha: float = 1.0
-    """Weight of L_MAE (Eq. 11, 12, 16)."""
-    beta: float = 0.5
+    preset: Literal["recommended", "paper", "literal"] = "recommended"
+    """Fills every key of this section that nobody names: recommended = what works on real networks; paper = the
+    paper's terms made stable; literal = the paper as printed (it diverges)."""
+    alpha: float = key(0.0, at_least=0)
+    """Weight of L_MAE (Eq. 11, 12, 16). alpha = beta = 0 leaves out the generator."""
+    beta: float = key(0.0, at_least=0)
     """Weight of L_DAD^ss (Eq. 11, 12, 16)."""
-    tau: float = 0.5
+    tau: float = key(0.5, at_least=0)
     """Weight of L_DAD^st in the generator's loss (Eq. 11)."""
-    gamma: float = 0.01
+    gamma: float = key(0.0, at_least=0)
     """Weight of L_ADV in the student's loss (Eq. 16). 0 = no patch ranking."""
-    bns_weight: float = 1.0
+    bns_weight: float = key(1.0, at_least=0)
     """Weight of L_BNS in the generator's loss (Eq. 11)."""
-    max_square_weight: float = 0.1
+    max_square_weight: float = key(0.0, at_least=0)
     """Weight of L_TAR, MaxSquare on target predictions (Eq. 2, 16)."""
-    max_square_scale: float = 0.5
-    """Factor inside L_TAR: 0.5 as in MaxSquare's own code, 1.0 as printed in Eq. 2."""
-    max_square_image_weighted: bool = False
-    """Weigh classes by their share of each image, as MaxSquare's image-wise weighting does."""
-    pseudo_label_weight: float = 0.0
+    pseudo_label_weight: float = key(1.0, at_least=0)
     """Weight of the cross-entropy on pseudo-labels of the target frames (self-training). 0 = none."""
-    pseudo_label_scales: tuple[float, ...] = (1.0, 1.5)
-    """Input sizes, as factors of target.size, that the pseudo-labels average over; the largest bounds the zoom."""
-    pseudo_label_drop: float = 0.2
-    """Share (0 to 1) of each class's pixels, the least confident, that get no pseudo-label."""
-    patch_grid: int = 4
+    patch_grid: int = key(4, at_least=1)
     """K: entropies are ranked on a grid of K x K patches (Eq. 13-14). 1 = no patch ranking."""
-    temperature: float = 0.1
-    """Divisor of the cosine similarities in the attention maps (Eq. 8-9)."""
-    attention: Literal["cosine", "dot"] = "cosine"
-    """Similarity in the attention maps: cosine / temperature, or the raw dot product of Eq. 8-9."""
-    discrepancy: Literal["log", "linear"] = "log"
-    """How L_MAE and L_DAD^ss enter the generator's loss: -log(1 + x), or -x as in Eq. 11."""
-    bns_norm: Literal["mean_l2", "sum_squares"] = "mean_l2"
-    """L_BNS: L2 norms averaged over layers, or squared norms summed as in Eq. 4."""
+    temperature: float | None = key(0.1, above=0)
+    """Divisor of the cosine similarities in the attention maps (Eq. 8-9). null = raw dot products, as printed."""
+    terms: Literal["stable", "printed"] = "stable"
+    """Form of Eq. 2, 4, 11, 15: stable = MaxSquare halved, norms of BN differences averaged over layers,
+    -log(1 + MAE) and -log(1 + DAD) for the generator, probabilities to the discriminator; printed = MaxSquare whole,
+    squared norms summed, -MAE and -DAD, logits."""
     student_init: Literal["source", "fresh"] = "source"
     """The student starts from the source weights, or fresh (then no warm start, no generator warm-up)."""
-    synthetic_size: tuple[int, int] | None = None
+    synthetic_size: tuple[int, int] | None = key(None, at_least=16, at_most=LONGEST_SIDE)
     """[width, height] in pixels of the generator's images. null = half the target's (of target.crop where given)."""
-    synthetic_sizes: tuple[tuple[int, int], ...] = ()
-    """Further sizes [width, height]: every step draws one of these and `synthetic_size`, all equally likely."""
-    synthetic_view: Literal["frame", "window"] = "frame"
-    """What a synthetic image stands for: frame = a whole target frame, shrunk, as in the paper; window = a part of one
-    at the target's own scale, drawn anew in every step, whose attention is compared with that part's alone."""
-    warmup_steps: int = 100
+    warmup_steps: int = key(100, at_least=0)
     """Generator steps on L_BNS + tau L_DAD^st before the student moves."""
-    generator_steps: int = 1
+    generator_steps: int = key(1, at_least=1)
     """Generator updates per student update."""
-    lr: float = 2.5e-4
-    """Learning rate of the student (SGD, Nesterov, polynomial decay)."""
-    momentum: float = 0.9
-    """Nesterov momentum of the student."""
-    weight_decay: float = 1e-4
-    """Weight decay of the student."""
-    poly_power: float = 0.9
-    """Exponent of the learning rate's decay, (1 - step / steps) ** poly_power."""
-    generator_width: int = 64
-    """Channels of the generator's finest layers; half of it is enough for synthetic sides under 100 pixels."""
-    generator_lr: float = 1e-3
+    lr: float = key(3e-3, above=0)
+    """Learning rate of the student (SGD, Nesterov momentum 0.9, weight decay 1e-4, polynomial decay 0.9)."""
+    generator_lr: float = key(1e-3, above=0)
     """Learning rate of the generator (Adam)."""
-    generator_betas: tuple[float, float] = (0.5, 0.999)
-    """Adam's betas for the generator."""
-    discriminator_lr: float = 1e-4
+    discriminator_lr: float = key(1e-4, above=0)
     """Learning rate of the patch discriminator (Adam)."""
-    discriminator_betas: tuple[float, float] = (0.9, 0.99)
-    """Adam's betas for the patch discriminator."""
-    clip_grad_norm: float | None = 1.0
-    """Largest gradient norm of the generator. null = no clipping."""
-    student_clip_grad_norm: float | None = None
-    """Largest gradient norm of the student. null = no clipping. Needed where `target_bn` is running: nothing else there
-    holds a batch that the statistics do not fit."""
-    bn_warm_start_passes: int = 2
-    """Passes over target frames that re-estimate the student's BN statistics first. 0 = none."""
-    bn_source_share: float | None = 0.0
-    """Share (0 to 1) of the source's own BN statistics in the student's after they are re-estimated. null = chosen
-    without labels, by what augmented views of some target frames agree on."""
-    bn_final_passes: int = 0
-    """Passes over target frames that re-estimate the student's BN statistics again after the last step, with the same
-    share of the source's. 0 = none: those that the descent leaves. Worth it where `target_bn` is running."""
-    bn_momentum: float = 0.02
-    """Momentum of the student's BN running statistics on target frames."""
-    target_bn: Literal["batch", "running"] = "batch"
+    clip_grad_norm: float | None = key(5.0, above=0)
+    """Largest gradient norm of the student, and of the generator. null = no clipping. One batch that frozen BN
+    statistics do not fit can have thirty times the usual norm."""
+    bn_share: float | None = key(None, at_least=0, at_most=1)
+    """Share (0 to 1) of the source's own BN statistics in the student's, the rest being the target's; 1 = the source's
+    alone. null = chosen without labels."""
+    target_bn: Literal["batch", "running"] = "running"
     """BN of the student on target frames: batch statistics (written), or frozen running statistics, which collapse
     without self-training."""
-    synthetic_bn: Literal["batch", "running"] = "batch"
-    """BN of the student on synthetic images: their batch statistics (not written), or the running ones."""
+    synthetic_bn: Literal["source", "batch", "running"] = "source"
+    """BN of the student on synthetic images: the source's running statistics, those of the batch, or its own running
+    ones; none is written."""
     guard: bool = True
     """Watch the student on a few target frames at every log step; where it collapses or a term becomes NaN, go back to
     the last good weights with half the learning rates; the third time ends the run there. false = NaN is an error."""
-    discriminator_input: Literal["probabilities", "logits"] = "probabilities"
-    """What the discriminator sees of a patch: softmax probabilities, or logits as printed in Eq. 15."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,30 +251,23 @@ class SourceConfig:
     split: str | None = None
     """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
     a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
-    frames: int | None = None
+    frames: int | None = key(None, at_least=1)
     """Use only this many frames. null = all of a folder, the default number of scenes."""
     val_root: str | None = None
     """Folder of the labelled validation frames. null = `root`."""
     val_split: str | None = None
     """Split of the labelled validation frames. null with a null `val_root` = no validation."""
-    size: tuple[int, int] = (128, 96)
+    size: tuple[int, int] = key((128, 96), at_least=32, at_most=LONGEST_SIDE)
     """[width, height] in pixels of the training crops."""
-    batch_size: int = 8
+    batch_size: int = key(8, at_least=2, at_most=LARGEST_BATCH)
     """Frames a step, over all processes."""
-    num_workers: int = 0
-    """Loader processes. 0 = load in the training process."""
-    lr: float = 0.05
-    """Learning rate (SGD, Nesterov, polynomial decay)."""
-    momentum: float = 0.9
-    """Nesterov momentum."""
-    weight_decay: float = 5e-4
+    lr: float = key(0.05, above=0)
+    """Learning rate (SGD, Nesterov momentum 0.9, polynomial decay 0.9)."""
+    weight_decay: float = key(5e-4, at_least=0)
     """Weight decay."""
-    scale: tuple[float, float] = (1.0, 1.5)
-    """Random enlargement [smallest, largest] before the random crop to `size`."""
-    flip: bool = True
-    """Flip frames horizontally at random."""
-    jitter: float = 0.15
-    """Largest relative change of brightness, contrast and saturation. 0 = none."""
+    augment: bool = True
+    """Enlarge frames by up to 1.5 before the random crop, and change their colors by up to 15 %; the paper does not.
+    They are mirrored at random in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from sfda_engine.errors import UserError
 
 # Seeds of the scenes by purpose, far apart so that no frame serves two purposes.
 SCENE_SEEDS = {"target": 0, "evaluate": 1_000_000, "source": 2_000_000, "validate": 3_000_000}
+SCENE_SIZE = (128, 96)
+"""(width, height) that scenes are drawn at where none is stated."""
 SCENE_FRAMES = {"target": 64, "evaluate": 64, "source": 1200, "validate": 64}
 
 # Published data sets, by the name that the key `dataset` takes.
@@ -62,8 +64,10 @@ class SceneLabelled(SceneImages):
 def open_target(config: TargetConfig) -> Images:
     """The unlabelled target frames. Raises UserError for a missing root, an empty folder or corrupt images."""
     if config.dataset == "scenes":
-        return SceneImages(_domain(config.split), purpose="target", size=config.size, frames=config.frames)
-    return FrameFiles(drop_corrupt(target_paths(config), max_share=config.max_corrupt_share))
+        return SceneImages(
+            _domain(config.split), purpose="target", size=config.size or SCENE_SIZE, frames=config.frames
+        )
+    return FrameFiles(drop_corrupt(target_paths(config)))
 
 
 def target_paths(config: TargetConfig) -> list[Path]:

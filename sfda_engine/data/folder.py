@@ -35,7 +35,11 @@ def list_images(root: str | Path, *, limit: int | None = None) -> list[Path]:
     return found[:limit]
 
 
-def drop_corrupt(paths: list[Path], *, max_share: float) -> list[Path]:
+CORRUPT_SHARE = 0.05
+"""Of the target frames, at most this much is skipped, with a warning."""
+
+
+def drop_corrupt(paths: list[Path], *, max_share: float = CORRUPT_SHARE) -> list[Path]:
     """Decode every file once and leave out the corrupt ones, each with a warning.
 
     Raises UserError where more than `max_share` (0..1) of the files are corrupt, or all of them.

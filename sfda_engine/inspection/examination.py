@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -96,9 +97,9 @@ def examination_device() -> torch.device:
     return torch.device("cpu")
 
 
-def exposure_of(info: WeightsInfo, stated: Exposure) -> Exposure:
-    """Exposure is corrected where the source or the configuration asks for it (`stated`)."""
-    return "gamma" if "gamma" in (stated, info.exposure) else "none"
+def exposure_of(info: WeightsInfo, stated: Exposure | Literal["auto"]) -> Exposure:
+    """The exposure that is stated, or the source's own where it is yet to be chosen."""
+    return info.exposure if stated == "auto" else stated
 
 
 def heed(intake: Intake, *, refuse: bool) -> list[str]:

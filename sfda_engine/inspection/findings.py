@@ -69,7 +69,7 @@ def frame_findings(sample: FrameSample) -> Iterator[Finding]:
             "warn" if sample.usable else "refuse",
             f"{len(sample.unreadable)} of {sample.read} frames cannot be decoded",
             f"first: {sample.unreadable[0]}",
-            "repair or remove them (adapt skips up to target.max_corrupt_share of all)",
+            "repair or remove them (adapt skips up to 5 % of all)",
         )
     if sample.constant:
         yield Finding(

@@ -1,117 +1,173 @@
-"""Which weights a run ships, judged without a label after its last step: a snapshot, the BN warm start or the source.
+"""What ships, judged without a label and without a reference: the source, the start or a snapshot of the student.
 
-What the rule rests on, and how often it is right: docs/label_free.md.
+Witnesses are the views of the untouched source that the choice has looked at: what most of them say of a frame is
+probably right, and no model is the measure of the others. All models answer for the same frames, kept aside from
+training. Agreement of a model with itself, when frames are shown otherwise, is no witness: a collapsed model has most.
+
+Shapes: N frames, K classes, h/w the grid, R resamples of the frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from PIL.Image import Image
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from sfda_engine.distributed.collectives import decided_by_main
-from sfda_engine.judge.scores import refer, score
-from sfda_engine.models.preprocess import Exposure, Preprocess
+from sfda_engine.judge.agreement import confusion_counts, macro_iou
+from sfda_engine.models.preprocess import Normalization, Preprocess
+from sfda_engine.views.probabilities import EPSILON, Look, Predictions, at_once, inputs, look, mirrored_mean
+from sfda_engine.views.view import View
 
-OVERLAP = 0.65
-"""Least mean IoU with the labels of the BN warm start: below it, classes have vanished."""
-DISAGREEMENT, CONSISTENCY = 0.9, 1.03
-"""At most this much of the BN warm start's mutual information between views, and at least this much of its mean IoU
-between sizes. Margins: whatever descends on its own predictions agrees with itself a little better, for nothing."""
-
-Scores = Mapping[str, float]
+Decision = Literal["adapted", "keep_start", "keep_source"]
+SOURCE, START = "source", "start"
+RESAMPLES = 64
+"""Of the frames, with replacement: the spread of a lead."""
+GAIN = 1.04
+"""Least agreement with the witnesses, as a multiple of the source's."""
+CAUTION = 1.0
+"""Standard errors by which the agreement has to exceed the source's."""
+INFORMATION = 0.97
+"""Least mutual information, as a share of the source's: where classes merge or predictions blur, it falls first."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Defendant:
+    """A model as it would ship."""
+
+    network: nn.Module
+    view: View
+    """How it is shown the frames, and the share of the source's BN statistics that it has or was trained from."""
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """What can be told of one model without labels."""
+
+    agreement: float
+    """Mean macro IoU with the witnesses' labels, 0..1."""
+    lead: float
+    """Standard errors by which its agreement exceeds the source's; 0 for the source."""
+    information: float
+    """Mutual information of frame and class in nats: entropy of the mean prediction less mean entropy."""
+
+
+@dataclass(frozen=True)
+class Verdict:
     """What a run ships, and why."""
 
-    verdict: str
-    """adapted, keep_bn_warm_start or keep_source."""
+    verdict: Decision
+    model: str
+    """Name of what ships: "source", "start", or that of a snapshot."""
     basis: str
     """In words."""
-    step: int | None
-    """Of the snapshot that ships; None where none does."""
-    scores: Mapping[str, Scores]
-    """By model: source, bn_warm_start, and each snapshot by its step."""
-    weights: dict[str, Tensor]
-    exposure: Exposure
-    """Exposure correction that the weights are shipped with: the source's own where it is kept."""
-
-
-def faults(scores: Scores, warm: Scores) -> list[str]:
-    """What speaks against shipping a model instead of the BN warm start, in words; empty where nothing does.
-
-    Any one score is cheated by some method: entropy and mutual information by all that sharpen predictions, agreement
-    between views by a model that predicts road alone, diversity by those that descend on it (docs/label_free.md).
-    """
-    found = []
-    overlap = scores["iou_bn_warm_start"]
-    if not overlap >= OVERLAP:
-        found.append(f"classes vanished: mean IoU {overlap:.2f} with the BN warm start's labels")
-    own, theirs = scores["mutual_information"], warm["mutual_information"]
-    if not own <= DISAGREEMENT * theirs:
-        found.append(f"augmented views disagree by {own:.4f} nats, before by {theirs:.4f}")
-    own, theirs = scores["iou_scale"], warm["iou_scale"]
-    if not own >= CONSISTENCY * theirs:
-        found.append(f"other sizes are labeled alike to a mean IoU of {own:.3f}, before {theirs:.3f}")
-    return found
-
-
-def decide(scores: Mapping[str, Scores]) -> tuple[str, str]:
-    """Name of the model that ships, and the basis in words; `scores` by name as in `Judgement`.
-
-    Of the snapshots without fault the one whose views disagree least, the latest of equals.
-    """
-    warm = scores["bn_warm_start"]
-    steps = sorted((name for name in scores if name not in ("source", "bn_warm_start")), key=int, reverse=True)
-    credible = [name for name in steps if not faults(scores[name], warm)]
-    if credible:
-        best = min(credible, key=lambda name: scores[name]["mutual_information"])
-        own = scores[best]
-        return best, (
-            f"step {best} against the BN warm start: augmented views disagree by {own['mutual_information']:.4f} nats "
-            f"for {warm['mutual_information']:.4f}, other sizes are labeled alike to a mean IoU of "
-            f"{own['iou_scale']:.3f} for {warm['iou_scale']:.3f}, and no class vanished"
-        )
-    kept = "bn_warm_start" if faults(scores["source"], warm) else "source"
-    told = "; ".join(faults(scores[steps[0]], warm))
-    basis = f"adaptation is not credibly better than the BN warm start: {told}"
-    if kept == "source":
-        basis += "; the source model itself is no worse than the BN warm start by the same measures"
-    return kept, basis
+    scores: Mapping[str, ModelScores]
 
 
 def judge(
-    source: nn.Module,
-    warm_start: nn.Module,
-    snapshots: Mapping[int, nn.Module],
-    *,
-    as_source: Preprocess,
-    preprocess: Preprocess,
-    frames: Sequence[Image],
-    size: tuple[int, int],
-) -> Judgement:
-    """Score the source (by `as_source`), the BN warm start and the student by adaptation step (by `preprocess`) on RGB
-    frames seen at `size` (width, height), and decide; all processes do.
+    models: Mapping[str, Defendant], normalization: Normalization, frames: Sequence[Image.Image], witnesses: Predictions
+) -> Verdict:
+    """Which of the models ships: "source", "start" and any number of snapshots, the latest last, all in eval mode.
 
-    Each network is judged as it would ship, in eval mode.
+    `frames` are RGB of any size, kept aside from training; `witnesses` are what views of the source say of them, in
+    their order.
     """
-    networks = {"source": source, "bn_warm_start": warm_start, **{str(step): one for step, one in snapshots.items()}}
-    references = {"bn_warm_start": refer(warm_start, preprocess, frames, size)}
-    scores = {
-        name: score(network, as_source if network is source else preprocess, frames, size, references)
-        for name, network in networks.items()
-    }
-    name, basis = decided_by_main(lambda: decide(scores))
-    kept = name in ("source", "bn_warm_start")
-    return Judgement(
-        verdict=f"keep_{name}" if kept else "adapted",
-        basis=basis,
-        step=None if kept else int(name),
-        scores=scores,
-        weights=networks[name].state_dict(),
-        exposure=(as_source if name == "source" else preprocess).exposure,
-    )
+    looks = {name: seen(model, normalization, frames, witnesses) for name, model in models.items()}
+    scores = score(looks, {name: model.view for name, model in models.items()}, witnesses)
+    name, basis = decide(scores)
+    decisions: dict[str, Decision] = {SOURCE: "keep_source", START: "keep_start"}
+    return Verdict(decisions.get(name, "adapted"), name, basis, scores)
+
+
+@torch.no_grad()
+def seen(model: Defendant, normalization: Normalization, frames: Sequence[Image.Image], witnesses: Predictions) -> Look:
+    """What a model says of all frames, mean over each and its mirror image, on the witnesses' grid."""
+    device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
+    preprocess = Preprocess(normalization, model.view.exposure).to(device)
+    height, width = witnesses.labels.shape[-2:]
+    count = at_once(model.view.size)
+    batches = (frames[first : first + count] for first in range(0, len(frames), count))
+    shown = (inputs(batch, preprocess, model.view.size) for batch in batches)
+    parts = [look(mirrored_mean(model.network, images, (height, width))) for images in shown]
+    return Look(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def score(looks: Mapping[str, Look], views: Mapping[str, View], witnesses: Predictions) -> dict[str, ModelScores]:
+    """Scores of each model, "source" among them, by name: from what it says, and the view that it has."""
+    frames = witnesses.labels.shape[1]
+    draws = torch.randint(frames, (RESAMPLES, frames), generator=torch.Generator().manual_seed(0))
+    weights = torch.stack([torch.ones(frames), *(draw.bincount(minlength=frames) for draw in draws)]).double()
+    found = {name: agreement(own, views[name], witnesses, weights) for name, own in looks.items()}
+    scores = {}
+    for name, own in looks.items():
+        ahead = found[name] - found[SOURCE]
+        lead = ahead[0] / ahead[1:].std().clamp_min(EPSILON)
+        scores[name] = ModelScores(found[name][0].item(), lead.item(), information(own))
+    return scores
+
+
+def agreement(own: Look, view: View, witnesses: Predictions, weights: Tensor) -> Tensor:
+    """Mean macro IoU (1+R,) with the labels of the witnesses that suit a view; frames count `weights` (1+R, N).
+
+    0 for a model whose outputs are not finite: the arg-max of NaN would be class 0.
+    """
+    if not own.entropy.isfinite().all():
+        return torch.zeros(len(weights), dtype=torch.float64)
+    overlaps = []
+    for index in suited(view, witnesses.views):
+        counts = confusion_counts(own.labels, witnesses.labels[index], witnesses.classes).double()  # (N, K, K)
+        overlaps.append(macro_iou(torch.einsum("rn,nkl->rkl", weights, counts)))
+    return torch.stack(overlaps).mean(0)
+
+
+def suited(view: View, witnesses: Sequence[View]) -> list[int]:
+    """Indices of the witnesses for a view: those of its own share, or the nearest, at other exposures and sizes.
+
+    All shares together would prefer those in the middle, which have neighbours on both sides, to the source's own; and
+    nobody is a witness in his own cause.
+    """
+    others = [index for index, one in enumerate(witnesses) if (one.exposure, one.size) != (view.exposure, view.size)]
+    nearest = min(abs(witnesses[index].share - view.share) for index in others)
+    return [index for index in others if abs(witnesses[index].share - view.share) == nearest]
+
+
+def information(own: Look) -> float:
+    """Mutual information of frame and class in nats (Bridle et al., 1991): diverse over the frames, sure in each."""
+    mean = own.presence.mean(0)
+    return (-(mean * (mean + EPSILON).log()).sum() - own.entropy.mean()).item()
+
+
+def faults(own: ModelScores, source: ModelScores) -> list[str]:
+    """What speaks against shipping a model instead of the untouched source, in words; empty where nothing does."""
+    found = []
+    if not (own.agreement >= GAIN * source.agreement and own.lead > CAUTION):
+        found.append(
+            f"other views of the source agree with it to a mean IoU of {own.agreement:.3f}, with the source to "
+            f"{source.agreement:.3f}: a lead of {own.lead:.1f} standard errors"
+        )
+    if not own.information >= INFORMATION * source.information:
+        found.append(f"it tells classes apart by {own.information:.2f} nats, the source by {source.information:.2f}")
+    return found
+
+
+def decide(scores: Mapping[str, ModelScores]) -> tuple[str, str]:
+    """Name of the model that ships, and the basis in words.
+
+    Of those without fault the one that the witnesses agree with most, the latest of equals; in doubt the source.
+    """
+    source = scores[SOURCE]
+    credible = [name for name in scores if name != SOURCE and not faults(scores[name], source)]
+    if credible:
+        best = max(reversed(credible), key=lambda name: scores[name].agreement)
+        own = scores[best]
+        return best, (
+            f"other views of the source agree with {best} to a mean IoU of {own.agreement:.3f}, with the source itself "
+            f"to {source.agreement:.3f}: a lead of {own.lead:.1f} standard errors; it tells classes apart by "
+            f"{own.information:.2f} nats, the source by {source.information:.2f}"
+        )
+    last = list(scores)[-1]
+    against = "; ".join(faults(scores[last], source)) if last != SOURCE else "nothing else was judged"
+    return SOURCE, f"nothing is credibly better than the untouched source; {last}: {against}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sfda_engine.config.schema import MethodConfig
-
 
 @dataclass(frozen=True)
 class AttentionSettings:
@@ -13,8 +11,3 @@ class AttentionSettings:
 
     temperature: float
     cosine: bool
-
-
-def attention_settings(method: MethodConfig) -> AttentionSettings:
-    """The attention settings that a configuration asks for."""
-    return AttentionSettings(temperature=method.temperature, cosine=method.attention == "cosine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,8 @@ def record_statistics(source: nn.Module) -> Iterator[list[LayerStatistics]]:
             handle.remove()
 
 
-def bns_loss(layers: list[LayerStatistics], *, norm: Literal["mean_l2", "sum_squares"] = "mean_l2") -> Tensor:
-    """L_BNS. "sum_squares" is Eq. 4 as printed; "mean_l2" averages unsquared norms over the layers.
+def bns_loss(layers: list[LayerStatistics], *, printed: bool = False) -> Tensor:
+    """L_BNS: unsquared norms averaged over the layers, or, `printed`, squared norms summed as in Eq. 4.
 
     Differs from the paper by default: squares summed over all layers let the wide, deep ones drown the rest.
     """
@@ -62,7 +62,7 @@ def bns_loss(layers: list[LayerStatistics], *, norm: Literal["mean_l2", "sum_squ
         for layer in layers
         for difference in (layer.mean - layer.running_mean, layer.variance - layer.running_variance)
     ]
-    if norm == "sum_squares":
+    if printed:
         return torch.stack([difference.square().sum() for difference in differences]).sum()
     return torch.stack([difference.norm() for difference in differences]).sum() / len(layers)
 

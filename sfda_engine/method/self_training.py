@@ -11,8 +11,8 @@ from torch import nn
 from sfda_engine.data.class_mix import class_mix
 from sfda_engine.data.loaders import TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.distributed.collectives import gather, own_share
+from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.method.steps import SelfTraining
-from sfda_engine.method.teacher import PseudoLabelled
 from sfda_engine.models.segmenter import Size
 
 JITTER = 0.2
@@ -26,7 +26,6 @@ def self_training_batches(
     *,
     size: Size,
     crop: Size | None,
-    flip: bool,
     zoom: float,
     batch_size: int,
     num_workers: int,
@@ -42,7 +41,7 @@ def self_training_batches(
         frames,
         size=size,
         scale=(1.0, zoom),
-        flip=flip,
+        flip=True,
         jitter=JITTER,
         seed=seed,
         crop=crop,

@@ -1,218 +1,153 @@
-"""Pseudo-labels of the target frames, for self-training: made once, by the BN-warm-started source itself.
+"""The teacher: the source itself, seen through several views, which labels the target frames for the student.
 
-The teacher sees every frame at several scales and mirrored, each scale with BatchNorm statistics of its own, and
-averages. On its own an average forgets small classes, so its logits are shifted until each class covers the share of
-pixels that the model gives it at the plain scale; of each class the least confident pixels are left out.
+What only one view says is probably wrong: the mean probability over sizes, shares of the source's BN statistics and
+mirrorings is better than its best member, and costs nothing at deployment. A mean forgets small classes, so its
+log-probabilities are shifted until each class covers the share of pixels that the start gives it; of each class the
+least sure pixels stay unlabelled.
 
-Shapes: B batch, K classes, M sampled pixels.
+Shapes: B frames of a batch, K classes, M sampled pixels, H/W the labels' size, that of the largest view.
 """
 
 from __future__ import annotations
 
 import copy
-import io
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from sfda_engine.data.folder import IGNORE
-from sfda_engine.data.images import DECODING_ERRORS, MAX_PIXELS, open_image, resize, to_float_tensor
+from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.readers import Images
-from sfda_engine.distributed.collectives import gather, process_index, processes
-from sfda_engine.errors import UserError
-from sfda_engine.models.norms import mix_statistics, reestimate_statistics
-from sfda_engine.models.segmenter import Size, alignment_of, scaled_size, upsample
+from sfda_engine.models.preprocess import Exposure, Normalization, Preprocess
+from sfda_engine.models.segmenter import Size, upsample
+from sfda_engine.views.probabilities import at_once, inputs, spread_batches
+from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
+from sfda_engine.views.view import View, pixels
 
-SAMPLED_FRAMES = 128
-SAMPLED_PIXELS = 2048
+STATISTICS_FRAMES = 64
+CALIBRATION_FRAMES = 128
+CALIBRATION_PIXELS = 2048
+"""Of each frame."""
+KEPT_BYTES = 2**28
+"""Probabilities of the frames that calibrate are kept up to this much, and not computed again for their labels."""
+DROP = 0.2
+"""Share of each class's pixels, the least sure, that stays unlabelled."""
 ALIGNMENT_STEPS = 40
 EPSILON = 1e-5
-# what a damaged zip file raises beyond DECODING_ERRORS
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OverflowError, RecursionError, NotImplementedError, RuntimeError)
-
-
-class PseudoLabelled:
-    """Target frames with the labels that a teacher gave them: what `TrainingFrames` reads as labelled images."""
-
-    def __init__(self, images: Images, labels: list[Image.Image], sizes: list[Size]) -> None:
-        self.images, self.labels, self.sizes = images, labels, sizes
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, index: int) -> str:
-        return self.images.name(index)
-
-    def image(self, index: int) -> Image.Image:
-        return self.images.image(index)
-
-    def label(self, index: int) -> Image.Image:
-        """The pseudo-label at the frame's own size, 255 where the teacher is not sure."""
-        return self.labels[index].resize(self.sizes[index], Image.Resampling.NEAREST)
-
-
-def save_labels(path: Path, labelled: PseudoLabelled) -> None:
-    """Write the labels as a zip file of PNG files, one a frame, and `sizes.json`, the frames' own sizes."""
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("sizes.json", json.dumps(labelled.sizes))
-        for index, label in enumerate(labelled.labels):
-            png = io.BytesIO()
-            label.save(png, format="PNG", compress_level=1)  # several times faster, a little larger
-            file.writestr(f"{index:07d}.png", png.getvalue())
-
-
-def load_labels(path: Path, images: Images) -> PseudoLabelled:
-    """The labels that `save_labels` wrote for these very frames."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            if max((entry.file_size for entry in file.infolist()), default=0) > MAX_PIXELS:
-                raise ValueError("an entry is larger than any label")
-            sizes = [(int(width), int(height)) for width, height in json.loads(file.read("sizes.json"))]
-            labels = [_label_of(file.read(f"{index:07d}.png")) for index in range(len(sizes))]
-        if len(sizes) != len(images) or any(not 0 < min(size) <= max(size) <= MAX_PIXELS for size in sizes):
-            raise ValueError(f"{len(sizes)} labels for {len(images)} frames, or one of an impossible size")
-    except (*DECODING_ERRORS, *ZIP_ERRORS) as error:
-        raise UserError(
-            f"{path} is damaged ({repr(error)[:200]}); delete its folder, and the resumed run makes it anew"
-        ) from error
-    return PseudoLabelled(images, labels, sizes)
-
-
-def _label_of(content: bytes) -> Image.Image:
-    with open_image(io.BytesIO(content)) as image:
-        if image.mode != "L":
-            raise ValueError(f"a label of mode {image.mode}")
-        return image.copy()
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Copies of one network by input size (width, height), the plain size first; `preprocess` serves all."""
+    """One network under several views."""
 
-    networks: dict[Size, nn.Module]
-    preprocess: nn.Module
-    device: torch.device
+    source: nn.Module
+    network: nn.Module
+    """A copy of the source in eval mode, whose BN statistics each pass writes."""
+    views: tuple[View, ...]
+    """The chosen start first."""
+    statistics: dict[tuple[Exposure, Size], Statistics]
+    """Of the target at each exposure and size; none is needed where the source's alone serve."""
+    preprocess: dict[Exposure, Preprocess]
 
     @property
-    def plain(self) -> Size:
-        return next(iter(self.networks))
+    def size(self) -> Size:
+        """(width, height) of the labels."""
+        return max((view.size for view in self.views), key=pixels)
+
+    @property
+    def batch(self) -> int:
+        """Frames that are looked at together."""
+        return at_once(self.size)
 
     @torch.no_grad()
-    def logits(self, frames: Sequence[Image.Image], size: Size) -> Tensor:
-        """Logits (B, K, h, w) of RGB frames of any size, seen at `size` and then mirrored: two passes stacked."""
-        network = self.networks[size]
-        images = _tensor(self.preprocess, frames, size, self.device)
-        return torch.stack([network(images).logits, network(images.flip(-1)).logits.flip(-1)]).float()
+    def logits(self, frames: Sequence[Image.Image], view: View) -> tuple[Tensor, Tensor]:
+        """Logits (B, K, h, w) of RGB frames of any size under a view, and of the frames mirrored, mirrored back."""
+        statistics = self.statistics.get((view.exposure, view.size), {})
+        write_statistics(self.network, self.source, statistics, view.share)
+        images = inputs(frames, self.preprocess[view.exposure], view.size)
+        return self.network(images).logits.float(), self.network(images.flip(-1)).logits.float().flip(-1)
 
-    def probabilities(self, frames: Sequence[Image.Image]) -> Tensor:
-        """Mean softmax over scales and mirrorings, (B, K, H, W) at the largest size."""
-        width, height = max(self.networks)
-        views = [view for size in self.networks for view in self.logits(frames, size)]
-        return torch.stack([upsample(view, (height, width)).softmax(1) for view in views]).mean(0)
+    def look(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Mean softmax over views and mirrorings (B, K, H, W), and the start's own labels (B, H, W) int64."""
+        width, height = self.size
+        total: Tensor | None = None
+        for view in self.views:
+            for logits in self.logits(frames, view):
+                probabilities = upsample(logits, (height, width)).softmax(1)
+                if total is None:
+                    total, own = probabilities, probabilities.argmax(1)
+                else:
+                    total += probabilities
+        assert total is not None
+        return total / (2 * len(self.views)), own
 
 
-def label_target(
-    student: nn.Module,
-    preprocess: nn.Module,
-    target: Images,
-    *,
-    size: Size,
-    scales: Sequence[float],
-    drop: float,
-    batch_size: int,
-    device: torch.device,
-    source: nn.Module,
-    source_share: float = 0.0,
-    progress: bool = True,
-) -> PseudoLabelled:
-    """Label every target frame by `student`, which stays as it is; `scales` are factors of `size` (width, height).
+@dataclass(frozen=True)
+class Calibration:
+    """What turns the teacher's mean probabilities into labels."""
 
-    `source_share` (0..1) of the BN statistics at other scales than 1 are the source's own, as of the student's.
+    offsets: Tensor
+    """(K,) added to the log-probabilities, so that each class wins the share of pixels that the start gives it."""
+    thresholds: Tensor
+    """(K,) least probability, after the offsets, of a pixel labelled with the class."""
+    kept: dict[int, Tensor]
+    """Mean probabilities (K, H, W) float16 of some frames, by index."""
 
-    Each process labels its share of the frames, and all get all labels; what comes before, each does for itself.
-    `drop` (0..1) is the share of each class's pixels, the least confident, that stays unlabelled.
+    def label(self, probabilities: Tensor) -> Tensor:
+        """Labels (B, H, W) uint8 of probabilities (B, K, H, W); 255 where the teacher is not sure."""
+        confidence, label = shifted(probabilities.float(), self.offsets).max(1)
+        return torch.where(confidence < self.thresholds[label], IGNORE, label).to(torch.uint8)
+
+
+def make_teacher(source: nn.Module, normalization: Normalization, frames: Images, views: Sequence[View]) -> Teacher:
+    """Estimate the BN statistics of `views`, the chosen start first, in one pass per exposure and size.
+
+    `source` is a segmenter in eval mode and stays as it is. Without BatchNorm every share is the same.
     """
-    teacher = make_teacher(student, preprocess, target, size, scales, batch_size, device)
-    for scaled, network in teacher.networks.items():
-        if scaled != teacher.plain:
-            mix_statistics(network, source, source_share)
-    offsets, thresholds = calibrate(teacher, target, drop, batch_size)
-    labels: list[Image.Image] = []
-    sizes: list[Size] = []
-    turns = range(0, len(target), processes() * batch_size)
-    console = Console(stderr=True)
-    for start in track(turns, "pseudo-labels", console=console, disable=not (progress and console.is_terminal)):
-        first = start + process_index() * batch_size
-        frames = [target.image(index) for index in range(first, min(first + batch_size, len(target)))]
-        label, size_of = (gather(share) for share in _label(teacher, frames, offsets, thresholds, batch_size))
-        labels += [Image.fromarray(one) for one in label.cpu().numpy()]
-        sizes += [(width, height) for width, height in size_of.tolist()]
-    return PseudoLabelled(target, labels[: len(target)], sizes[: len(target)])
+    device = next((parameter.device for parameter in source.parameters()), torch.device("cpu"))
+    network = copy.deepcopy(source).to(memory_format=torch.channels_last)
+    preprocess = {view.exposure: Preprocess(normalization, view.exposure).to(device) for view in views}
+    sample = [frames.image(index) for index in spread(len(frames), STATISTICS_FRAMES)]
+    statistics = {
+        (exposure, size): target_statistics(network, spread_batches(sample, preprocess[exposure], size))
+        for exposure, size in dict.fromkeys((view.exposure, view.size) for view in views if view.share < 1)
+    }
+    return Teacher(source, network, tuple(dict.fromkeys(views)), statistics, preprocess)
 
 
-def _label(
-    teacher: Teacher, frames: list[Image.Image], offsets: Tensor, thresholds: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
-    """Labels (count, H, W) uint8 of up to `count` frames and their sizes (count, 2) as [width, height]; rest filled."""
-    width, height = max(teacher.networks)
-    labels = torch.full((count, height, width), IGNORE, dtype=torch.uint8, device=offsets.device)
-    sizes = torch.zeros(count, 2, dtype=torch.int64, device=offsets.device)
-    if frames:
-        confidence, label = shifted(teacher.probabilities(frames), offsets).max(1)
-        label[confidence < thresholds[label]] = IGNORE
-        labels[: len(frames)] = label.to(torch.uint8)
-        sizes[: len(frames)] = torch.tensor([frame.size for frame in frames])
-    return labels, sizes
-
-
-def make_teacher(
-    student: nn.Module,
-    preprocess: nn.Module,
-    target: Images,
-    size: Size,
-    scales: Sequence[float],
-    batch_size: int,
-    device: torch.device,
-) -> Teacher:
-    """One copy of `student` a scale; those at other scales get BN statistics of the target frames at that scale."""
-    networks: dict[Size, nn.Module] = {size: copy.deepcopy(student).to(device).eval()}
-    for scale in scales:
-        scaled = scaled_size(size, scale, alignment_of(student))
-        if scale == 1 or scaled in networks:
-            continue
-        networks[scaled] = copy.deepcopy(student).to(device).eval()
-        frames = ([target.image(index) for index in indices] for indices in _batches(len(target), batch_size))
-        reestimate_statistics(networks[scaled], (_tensor(preprocess, batch, scaled, device) for batch in frames))
-    return Teacher(networks, preprocess, device)
-
-
-def calibrate(teacher: Teacher, target: Images, drop: float, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Class offsets (K,) of the log-probabilities and confidence thresholds (K,), from a sample of the pixels."""
-    every = max(1, len(target) // SAMPLED_FRAMES)
-    averaged: list[Tensor] = []
-    single: list[Tensor] = []
-    for indices in _batches(len(target), batch_size, every):
-        frames = [target.image(index) for index in indices]
-        averaged.append(_sample(teacher.probabilities(frames)))
-        single.append(_sample(teacher.logits(frames, teacher.plain)[0]))
-    probabilities, plain = torch.cat(averaged), torch.cat(single)  # (M, K)
-    share = plain.argmax(1).bincount(minlength=plain.shape[1]) / len(plain)
-    offsets = align_shares(probabilities, share)
+def calibrate(teacher: Teacher, frames: Images, drop: float = DROP) -> Calibration:
+    """Class offsets and thresholds from a sample of the frames and of their pixels; `drop` is 0..1."""
+    sampled: list[Tensor] = []
+    counts: list[Tensor] = []
+    kept: dict[int, Tensor] = {}
+    for part in batched(spread(len(frames), CALIBRATION_FRAMES), teacher.batch):
+        mean, start = teacher.look([frames.image(index) for index in part])
+        sampled.append(sample_pixels(mean))
+        counts.append(start.flatten().bincount(minlength=mean.shape[1]))
+        room = KEPT_BYTES // (2 * mean[0].numel()) - len(kept)
+        kept |= {index: one.half() for index, one in list(zip(part, mean, strict=True))[: max(0, room)]}
+    probabilities, won = torch.cat(sampled), torch.stack(counts).sum(0)  # (M, K), (K,)
+    offsets = align_shares(probabilities, won / won.sum())
     confidence, label = shifted(probabilities, offsets).max(1)
-    thresholds = torch.zeros_like(share)
-    for index in range(len(share)):
-        if (chosen := confidence[label == index]).numel():
-            thresholds[index] = chosen.quantile(drop)
-    return offsets, thresholds
+    thresholds = torch.zeros_like(offsets)
+    for index in label.unique().tolist():
+        thresholds[index] = confidence[label == index].quantile(drop)
+    return Calibration(offsets, thresholds, kept)
+
+
+def label_frames(
+    teacher: Teacher, calibration: Calibration, frames: Images, indices: Sequence[int]
+) -> Iterator[Tensor]:
+    """Labels (H, W) uint8, 255 where the teacher is not sure, of the frames of `indices`, one after another."""
+    for part in batched(indices, teacher.batch):
+        missing = [index for index in part if index not in calibration.kept]
+        looked = teacher.look([frames.image(index) for index in missing])[0] if missing else ()
+        found = calibration.kept | dict(zip(missing, looked, strict=True))
+        for index in part:
+            yield calibration.label(found[index][None])[0]
 
 
 def align_shares(probabilities: Tensor, share: Tensor) -> Tensor:
@@ -234,18 +169,12 @@ def shifted(probabilities: Tensor, offsets: Tensor) -> Tensor:
     return ((probabilities + EPSILON).log() + offsets.view(shape)).softmax(1)
 
 
-def _tensor(preprocess: nn.Module, frames: Sequence[Image.Image], size: Size, device: torch.device) -> Tensor:
-    images = torch.stack([to_float_tensor(resize(frame, size)) for frame in frames]).to(device)
-    return preprocess(images).contiguous(memory_format=torch.channels_last)
+def sample_pixels(maps: Tensor) -> Tensor:
+    """Evenly spaced pixels of maps (B, K, H, W): (M, K), about CALIBRATION_PIXELS of each."""
+    positions = maps.flatten(2)
+    return positions[:, :, :: max(1, positions.shape[2] // CALIBRATION_PIXELS)].transpose(1, 2).flatten(0, 1)
 
 
-def _sample(maps: Tensor) -> Tensor:
-    """Evenly spaced pixels of maps (B, K, H, W): (M, K), at most about SAMPLED_PIXELS of a frame."""
-    pixels = maps.flatten(2)
-    return pixels[:, :, :: max(1, pixels.shape[2] // SAMPLED_PIXELS)].transpose(1, 2).flatten(0, 1)
-
-
-def _batches(count: int, batch_size: int, every: int = 1) -> Iterator[range]:
-    """Indices 0, every, 2 every, ... below `count`, in batches."""
-    chosen = range(0, count, every)
-    return (chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size))
+def batched(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """The indices in batches of `size`, the last one smaller."""
+    return (indices[first : first + size] for first in range(0, len(indices), size))

@@ -22,13 +22,14 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def build_segmenter(arch: str, num_classes: int, feature_layer: str | None = None) -> nn.Module:
+def build_segmenter(arch: str, num_classes: int | None, feature_layer: str | None = None) -> nn.Module:
     """Build a segmenter with random weights: `arch` is a key of ARCHITECTURES or "module.path:factory".
 
-    `feature_layer` is the dotted name of the encoder's last layer; a user module needs it, no other takes it.
+    `feature_layer` is the dotted name of the encoder's last layer; only a user module takes it. What is None is found
+    by running a user module once; other architectures need `num_classes`.
     UserError: unknown name, fewer than 2 classes, or a user module that cannot be built.
     """
-    if num_classes < 2:
+    if num_classes is not None and num_classes < 2:
         raise UserError(f"model.num_classes is {num_classes}: segmentation needs at least 2 classes")
     if ":" in arch:
         return build_user_module(arch, num_classes, feature_layer)
@@ -39,4 +40,6 @@ def build_segmenter(arch: str, num_classes: int, feature_layer: str | None = Non
         raise UserError(f"unknown model.arch '{arch}': {hint}known are {known} and 'module.path:factory'")
     if feature_layer is not None:
         raise UserError(f"model.feature_layer '{feature_layer}' is given, but {arch} has its own: set it to null")
+    if num_classes is None:
+        raise UserError(f"the number of classes is unknown: give model.num_classes for {arch}")
     return ARCHITECTURES[arch](num_classes)

@@ -56,6 +56,25 @@ def batch_norm_statistics(model: nn.Module, use: Statistics) -> Iterator[None]:
             layer.training, layer.track_running_stats = training, tracked
 
 
+@contextmanager
+def lent_statistics(model: nn.Module, source: nn.Module) -> Iterator[None]:
+    """Let `model` normalize with the running statistics of `source`, which has its layers, for the passes inside.
+
+    None are written. Domain-specific BatchNorm (Chang et al., CVPR 2019): of one network, each domain has its own.
+    """
+    names = ("running_mean", "running_var")
+    pairs = list(zip(batch_norm_layers(model).values(), batch_norm_layers(source).values(), strict=True))
+    before = [{name: own._buffers[name] for name in names} for own, _ in pairs]
+    for own, origin in pairs:
+        own._buffers.update({name: origin._buffers[name] for name in names})
+    try:
+        with batch_norm_statistics(model, "running"):
+            yield
+    finally:
+        for (own, _), buffers in zip(pairs, before, strict=True):
+            own._buffers.update(buffers)
+
+
 def set_momentum(model: nn.Module, momentum: float | None) -> None:
     """Set the momentum of every BatchNorm layer; None makes the running statistics a cumulative average."""
     for layer in batch_norm_layers(model).values():

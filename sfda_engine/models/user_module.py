@@ -9,25 +9,30 @@ from typing import Any
 from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
+from sfda_engine.models.feature_layer import deepest_layer, run_once
 from sfda_engine.models.segmenter import ALIGNMENT, SegmenterOutput
 
 
 class UserModule(nn.Module):
     """Segmenter around `network`, whose forward returns (B, K, h, w) logits or a dict with them as "out".
 
-    `feature_layer` is the dotted name of the submodule whose (B, C, h', w') output is the features.
+    `feature_layer` is the dotted name of the submodule whose (B, C, h', w') output is the features; None = the logits
+    stand for them, where a network has no layer that returns a map.
     """
 
     alignment = ALIGNMENT
     """It may join maps of several strides, as a U-Net does: views of other sizes keep to multiples of this."""
 
-    def __init__(self, network: nn.Module, num_classes: int, feature_layer: str) -> None:
+    def __init__(self, network: nn.Module, num_classes: int, feature_layer: str | None) -> None:
         super().__init__()
         self.network = network
         self.num_classes = num_classes
         self.feature_layer = feature_layer
 
     def forward(self, images: Tensor) -> SegmenterOutput:
+        if self.feature_layer is None:
+            logits = self._logits(self.network(images))
+            return SegmenterOutput(logits, logits)
         captured: list[Any] = []
         layer = self.network.get_submodule(self.feature_layer)
         # Hooked for this call alone: nothing stale survives, and a deep copy hooks its own layer.
@@ -38,15 +43,23 @@ class UserModule(nn.Module):
             handle.remove()
         if not captured:
             raise UserError(f"model.feature_layer '{self.feature_layer}' does not run in the network's forward")
-        output = output.get("out") if isinstance(output, dict) else output
-        logits = check_maps(output, "the network's output", "return (B, K, h, w) logits or a dict with 'out'")
         features = check_maps(captured[-1], f"the output of '{self.feature_layer}'", "name another layer")
+        return SegmenterOutput(self._logits(output), features)
+
+    def _logits(self, output: Any) -> Tensor:
+        logits = logits_of(output)
         if logits.shape[1] != self.num_classes:
             raise UserError(
                 f"the network returns {logits.shape[1]} classes but was built for {self.num_classes}: "
                 "the factory must use its num_classes argument"
             )
-        return SegmenterOutput(logits, features)
+        return logits
+
+
+def logits_of(output: Any) -> Tensor:
+    """The (B, K, h, w) logits in what a network returns. Raises UserError where there are none."""
+    output = output.get("out") if isinstance(output, dict) else output
+    return check_maps(output, "the network's output", "return (B, K, h, w) logits or a dict with 'out'")
 
 
 def check_maps(value: object, what: str, remedy: str) -> Tensor:
@@ -57,10 +70,11 @@ def check_maps(value: object, what: str, remedy: str) -> Tensor:
     raise UserError(f"{what} must be a 4-D tensor, but it is {found}: {remedy}")
 
 
-def build_user_module(arch: str, num_classes: int, feature_layer: str | None) -> UserModule:
-    """Build the segmenter of `arch` = "module.path:factory"; the factory is called with `num_classes`.
+def build_user_module(arch: str, num_classes: int | None, feature_layer: str | None) -> UserModule:
+    """Build the segmenter of `arch` = "module.path:factory"; the factory is called with `num_classes`, or with nothing.
 
-    UserError: the module or factory is not there or fails, or `feature_layer` is missing or names no layer.
+    What is None is found by running the network once. UserError: the module or factory is not there or fails, or
+    `feature_layer` names no layer.
     """
     module_name, _, factory_name = arch.partition(":")
     try:
@@ -73,25 +87,45 @@ def build_user_module(arch: str, num_classes: int, feature_layer: str | None) ->
     if not callable(factory):
         raise UserError(f"model.arch '{arch}': '{module_name}' has no callable '{factory_name}'")
     try:
-        network = factory(num_classes)
+        network = factory() if num_classes is None else factory(num_classes)
     except Exception as error:
+        called = f"{factory_name}({'' if num_classes is None else num_classes})"
+        hint = "; give model.num_classes if it has to be told" if num_classes is None else ""
         raise UserError(
-            f"model.arch '{arch}': {factory_name}({num_classes}) failed ({type(error).__name__}: {error}); "
-            "the factory takes the number of classes and returns a torch.nn.Module"
+            f"model.arch '{arch}': {called} failed ({type(error).__name__}: {error}); "
+            f"the factory takes the number of classes and returns a torch.nn.Module{hint}"
         ) from error
     if not isinstance(network, nn.Module):
         raise UserError(f"model.arch '{arch}': the factory must return a torch.nn.Module, not {type(network).__name__}")
-    check_feature_layer(network, arch, feature_layer)
-    return UserModule(network, num_classes, str(feature_layer))
+    if feature_layer is not None:
+        check_feature_layer(network, arch, feature_layer)
+    if num_classes is None or feature_layer is None:
+        output, shapes = watched(network, arch)
+        num_classes = num_classes or logits_of(output).shape[1]
+        feature_layer = feature_layer or deepest_layer(shapes)
+    return UserModule(network, num_classes, feature_layer)
 
 
-def check_feature_layer(network: nn.Module, arch: str, feature_layer: str | None) -> None:
+def watched(network: nn.Module, arch: str) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """`run_once`. Raises UserError where the network takes no frame."""
+    try:
+        return run_once(network)
+    except Exception as error:  # a user's network may raise anything
+        first = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"model.arch '{arch}': the network fails on a frame ({type(error).__name__}: {first})"
+        ) from error
+
+
+def check_feature_layer(network: nn.Module, arch: str, feature_layer: str) -> None:
     """Raise UserError, listing some layers, unless `feature_layer` names a submodule of `network`."""
     names = [name for name, _ in network.named_modules() if name]
     if feature_layer in names:
         return
-    close = difflib.get_close_matches(feature_layer or "", names)
+    close = difflib.get_close_matches(feature_layer, names)
     shallow = sorted(names, key=lambda name: name.count("."))
     some = ", ".join(dict.fromkeys([*close, *shallow[:10]]))
-    what = "is not given" if feature_layer is None else f"'{feature_layer}' is not a layer of {arch}"
-    raise UserError(f"model.feature_layer {what}: name the encoder's last layer, for example one of {some}")
+    raise UserError(
+        f"model.feature_layer '{feature_layer}' is not a layer of {arch}: leave it null, or name the encoder's last "
+        f"layer, for example one of {some}"
+    )

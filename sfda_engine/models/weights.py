@@ -241,11 +241,18 @@ def build_from_weights(
     state, info = read_weights(path)
     stated = {"arch": arch, "num_classes": num_classes, "feature_layer": feature_layer}
     if info is None:
-        if arch is None or num_classes is None:
+        if arch is None:
             raise UserError(
-                f"weights {path} do not say what network they are for: give model.arch and model.num_classes"
+                f"weights {path} do not say what network they are for: name it with --model.arch module.path:factory, "
+                f"or one of {', '.join(ARCHITECTURES)}"
             )
-        info = WeightsInfo(arch=arch, num_classes=num_classes, feature_layer=feature_layer)
+        num_classes = num_classes or last_layer_classes(state, arch)
+        model = build_segmenter(arch, num_classes, feature_layer)
+        load_state(model, state, path)
+        if isinstance(model, UserModule):
+            num_classes, feature_layer = model.num_classes, model.feature_layer
+        assert num_classes is not None
+        return model, WeightsInfo(arch=arch, num_classes=num_classes, feature_layer=feature_layer)
     for name, value in stated.items():
         if value is not None and value != getattr(info, name):
             raise UserError(
@@ -255,6 +262,13 @@ def build_from_weights(
     model = build_segmenter(info.arch, info.num_classes, info.feature_layer)
     load_state(model, state, path)
     return model, info
+
+
+def last_layer_classes(state: dict[str, Tensor], arch: str) -> int | None:
+    """Outputs of the last weight matrix of a state dict, which an architecture of ours ends with; None for others."""
+    if ":" in arch:
+        return None
+    return next((value.shape[0] for value in reversed(state.values()) if value.ndim >= 2), None)
 
 
 def sha256_of(path: str | Path) -> str:

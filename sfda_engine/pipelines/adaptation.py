@@ -62,15 +62,15 @@ def adapt_behind(wall: Firewall, config: Config) -> Adaptation | None:
         log.warning("%s is finished; nothing to resume", folder)
         return Adaptation(folder, json.loads((folder / "result.json").read_text()))
     inputs = begin_run(config, opened, folder, wall)
-    trained = train(inputs, prepare(inputs))
-    verdict = decide(inputs, trained)
+    trained = train(prepare(inputs))
+    shipped = decide(trained)
     wait_for_all()
     try:
         wall.lift(trained.loop.position.done("adaptation"))
-        scores = score(inputs, verdict)
+        scores = score(trained.inputs, shipped)
     except UserError as error:
         raise scoring_failed(error, folder) from error
-    result = report(inputs, trained, verdict, scores, opened.intake, wall)
+    result = report(trained, shipped, scores, opened.intake, wall)
     end_trackers(inputs.accelerator)
     if config.run.export and inputs.accelerator.is_main_process:
         export_bundle(folder)

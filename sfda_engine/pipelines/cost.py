@@ -14,25 +14,27 @@ from torch import nn
 
 from sfda_engine.config.schema import Config
 from sfda_engine.inspection.table import print_intake
-from sfda_engine.pipelines.inputs import Inputs, Opened, accelerator_for
+from sfda_engine.pipelines.inputs import Opened, accelerator_for, inputs_of
 from sfda_engine.pipelines.preparation import prepare
-from sfda_engine.pipelines.training import Trainer, make_trainer
+from sfda_engine.pipelines.training import Trainer
 
 
 def print_plan(config: Config, opened: Opened) -> None:
     """Print the examination and the plan of a run; time and memory come from two real steps on its own data."""
-    inputs = Inputs(config, accelerator_for(config, None), opened.source, opened.info, opened.target, None)
+    inputs = inputs_of(config, accelerator_for(config, None), opened.source, opened.info, opened.target, None)
     if inputs.accelerator.is_main_process:
         print_intake(opened.intake, opened.info, Console())
     since = time.perf_counter()
-    trainer = make_trainer(inputs, prepare(inputs))
+    trainer = Trainer(prepare(inputs))
     preparation = time.perf_counter() - since
     seconds = seconds_per_step(trainer)
     if not inputs.accelerator.is_main_process:
         return
     info = opened.info
     total = trainer.steps + trainer.warmup_steps
+    config = trainer.inputs.config
     method, target = config.method, config.target
+    assert target.size is not None
     rows = {
         "model": f"{info.arch}, {info.num_classes} classes, {millions(trainer.networks.student):.2f} M parameters",
         "generator / discriminator": f"{millions(trainer.networks.generator):.2f} M / "
@@ -40,9 +42,7 @@ def print_plan(config: Config, opened: Opened) -> None:
         "target": f"{len(trainer.target)} frames at {target.size[0]}x{target.size[1]}, batch {target.batch_size}",
         "method": f"preset {method.preset}, alpha {method.alpha}, beta {method.beta}, tau {method.tau}, "
         f"gamma {method.gamma}, K {method.patch_grid}",
-        "pseudo-labels": f"weight {method.pseudo_label_weight}, scales {list(method.pseudo_label_scales)}"
-        if method.pseudo_label_weight
-        else "none",
+        "pseudo-labels": f"weight {method.pseudo_label_weight}" if method.pseudo_label_weight else "none",
         "steps": f"{trainer.warmup_steps} generator warm-up + {trainer.steps} adaptation",
         "device": f"{trainer.accelerator.device}, precision {trainer.accelerator.mixed_precision}",
         "evaluation": "none (no labels given)" if config.evaluate is None else "after adaptation",

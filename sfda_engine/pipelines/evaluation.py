@@ -12,6 +12,7 @@ from sfda_engine.config.loader import require_data
 from sfda_engine.config.schema import Config, EvaluateConfig
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.preflight import look_at
+from sfda_engine.errors import UserError
 from sfda_engine.evaluation.scores import Evaluation, as_json, check_subset
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.evaluation.sliding_window import check_windows
@@ -30,12 +31,17 @@ def evaluate(config: Config) -> Evaluation:
     accelerator = accelerator_for(config, None)
     model, info = load_segmenter(config.model)
     check_subset(config.evaluate.subset, info.class_names)
-    check_forward(model, config.target.size)
+    size = config.target.size or info.size
+    if size is None:
+        raise UserError(
+            "target.size is null, and the weights do not say it: state it with --target.size [WIDTH, HEIGHT]"
+        )
+    check_forward(model, size)
     if window := window_of(config.evaluate):
         check_windows(model, window)
     output = config.run.output
     with nullcontext() if output is None else new_folder(Path(output).expanduser()) as folder:
-        result = evaluate_model(model, info, config.evaluate, config.target.size, accelerator)
+        result = evaluate_model(model, info, config.evaluate, size, accelerator)
         if accelerator.is_main_process and folder is not None:
             write_json(folder / "evaluation.json", as_json(result))
     return result

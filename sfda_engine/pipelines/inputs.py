@@ -3,9 +3,8 @@ written; then the run folder and the accelerator."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,17 +22,23 @@ from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.evaluation.scores import check_subset
 from sfda_engine.evaluation.sliding_window import Window, check_windows
 from sfda_engine.inspection.examination import Intake, examination_device, examine, exposure_of, heed
-from sfda_engine.method.synthetic_views import synthetic_sizes
 from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.norms import require_batch_norm
-from sfda_engine.models.segmenter import alignment_of, check_forward, scaled_size
+from sfda_engine.models.segmenter import ALIGNMENT, Size, check_forward
 from sfda_engine.models.weights import WeightsInfo, sha256_of
 from sfda_engine.pipelines.networks import load_segmenter
+from sfda_engine.pipelines.objective import synthetic_size
 from sfda_engine.run_folder.create import check_output, create_run_folder
 from sfda_engine.run_folder.resume import begin, origin_of
-from sfda_engine.views.augmented import VIEWS
+from sfda_engine.views.candidates import candidate_sizes, rounded
+from sfda_engine.views.view import View
 
 log = logging.getLogger(__name__)
+
+MOST_EXAMINED = 2**17
+"""Pixels of a frame that is examined, where no size is known."""
+WINDOW_OVERLAP = 0.25
+"""Share of a window's sides that the next one covers again, at least."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,41 @@ class Inputs:
     info: WeightsInfo
     """Of the source."""
     target: Images
+    sizes: tuple[Size, ...]
+    """(width, height) at which the network can be shown the frames: the stated one and those around it, or all that
+    are to choose from."""
     folder: Path | None
     """None writes nothing (dry run)."""
 
+    def under(self, view: View) -> Inputs:
+        """The same run with the exposure, size and share that were chosen for it."""
+        config = replace(
+            self.config,
+            model=replace(self.config.model, exposure=view.exposure),
+            target=replace(self.config.target, size=view.size),
+            method=replace(self.config.method, bn_share=view.share),
+        )
+        return replace(self, config=config)
+
     @property
     def adapted_info(self) -> WeightsInfo:
-        """What the adapted file says of itself: exposure corrected where the source or the configuration asks."""
-        return dataclasses.replace(
+        """What the adapted file says of itself, once the view is chosen."""
+        exposure = self.config.model.exposure
+        return replace(
             self.info,
-            exposure=exposure_of(self.info, self.config.model.exposure),
+            exposure=self.info.exposure if exposure == "auto" else exposure,
             size=self.config.target.size,
             source_sha256=sha256_of(resolve_weights(self.config.model.weights)),
             method=f"sfda {self.config.method.preset}",
         )
+
+
+def inputs_of(
+    config: Config, accelerator: Accelerator, source: nn.Module, info: WeightsInfo, target: Images, folder: Path | None
+) -> Inputs:
+    """The inputs of a run on an opened network, in eval mode, and frames. UserError as `candidate_sizes` raises it."""
+    sizes = candidate_sizes(source, target.image(0).size, config.target.size, info.size)
+    return Inputs(config, accelerator, source, info, target, tuple(sizes), folder)
 
 
 def open_inputs(config: Config) -> Opened:
@@ -87,10 +114,19 @@ def open_inputs(config: Config) -> Opened:
     target = open_target(config.target)
     check_against(config, source, info)
     source.to(examination_device())
-    intake = examine(source, info, target, size=config.target.size, exposure=exposure_of(info, config.model.exposure))
+    intake = examine(
+        source, info, target, size=first_size(config, info, target), exposure=exposure_of(info, config.model.exposure)
+    )
     for warning in heed(intake, refuse=config.model.check_input):
         log.warning(warning)
     return Opened(source, info, target, intake)
+
+
+def first_size(config: Config, info: WeightsInfo, target: Images) -> Size:
+    """(width, height) to look at the frames at before a size is chosen: stated, the source's own, or the frames'."""
+    width, height = target.image(0).size
+    shrunk = min(1.0, (MOST_EXAMINED / (width * height)) ** 0.5)
+    return config.target.size or info.size or (rounded(width * shrunk, ALIGNMENT), rounded(height * shrunk, ALIGNMENT))
 
 
 def check_against(config: Config, source: nn.Module, info: WeightsInfo) -> None:
@@ -98,27 +134,18 @@ def check_against(config: Config, source: nn.Module, info: WeightsInfo) -> None:
     if config.evaluate is not None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
-    for size in {config.target.size, config.target.seen, *synthetic_sizes(config), *scaled_sizes(source, config)}:
-        check_forward(source, size)
+    if config.target.seen is not None:
+        for size in {config.target.seen, synthetic_size(config)}:
+            check_forward(source, size)
     if config.evaluate is not None and (window := window_of(config.evaluate)):
         check_windows(source, window)
     if config.method.student_init == "fresh" and config.model.backbone_weights is not None:
         backbone_file(source, config.model.backbone_weights, download=config.model.download)
 
 
-def scaled_sizes(source: nn.Module, config: Config) -> set[tuple[int, int]]:
-    """[width, height] at which a user's own network will see target frames in views and pseudo-labelling; the engine's
-    own networks take any."""
-    method, alignment = config.method, alignment_of(source)
-    if alignment == 1:
-        return set()
-    scales = {view.scale for view in VIEWS.values()} | set(method.pseudo_label_scales)
-    return {scaled_size(config.target.size, scale, alignment) for scale in scales}
-
-
 def window_of(config: EvaluateConfig) -> Window | None:
     """The sliding window that is asked for; None = whole frames."""
-    return Window(*config.window, config.window_overlap) if config.window else None
+    return Window(*config.window, WINDOW_OVERLAP) if config.window else None
 
 
 def accelerator_for(config: Config, folder: Path | None) -> Accelerator:
@@ -139,7 +166,7 @@ def run_folder_of(config: Config) -> Path:
 
 def begin_run(config: Config, opened: Opened, folder: Path, wall: Firewall) -> Inputs:
     """Write into `folder` what a resume and `certify` will compare with. Raises UserError where a resume differs."""
-    inputs = Inputs(config, accelerator_for(config, folder), opened.source, opened.info, opened.target, folder)
+    inputs = inputs_of(config, accelerator_for(config, folder), opened.source, opened.info, opened.target, folder)
     origin = origin_of(inputs.accelerator, inputs.target, inputs.adapted_info.source_sha256)
     begin(config, inputs.accelerator, folder, ("run", "model", "target", "method"), origin)
     decided_by_main(lambda: record_frames(folder, inputs.target))

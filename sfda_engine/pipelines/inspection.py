@@ -23,11 +23,11 @@ from sfda_engine.models.norms import require_batch_norm
 from sfda_engine.models.segmenter import check_forward
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.pipelines.cost import peak_memory_mb, seconds_per_step
-from sfda_engine.pipelines.inputs import Inputs, accelerator_for
+from sfda_engine.pipelines.inputs import accelerator_for, first_size, inputs_of
 from sfda_engine.pipelines.networks import load_segmenter
+from sfda_engine.pipelines.objective import total_steps, warmup_steps
 from sfda_engine.pipelines.preparation import prepare
-from sfda_engine.pipelines.steps import total_steps, warmup_steps
-from sfda_engine.pipelines.training import make_trainer
+from sfda_engine.pipelines.training import Trainer
 
 
 def inspect_source(config: Config, *, as_json: bool = False) -> int:
@@ -37,11 +37,12 @@ def inspect_source(config: Config, *, as_json: bool = False) -> int:
     check_target_place(config.target, None)
     source, info = load_segmenter(config.model)
     require_batch_norm(source, f"model.arch {info.arch}")
-    check_forward(source, config.target.size)
     source.to(examination_device())
     images = target_images(config)
+    size = first_size(config, info, images)
+    check_forward(source, size)
     exposure = exposure_of(info, config.model.exposure)
-    intake = examine(source, info, images, size=config.target.size, exposure=exposure)
+    intake = examine(source, info, images, size=size, exposure=exposure)
     cost = None if intake.refused else run_cost(config, source, info, images, intake.frames.usable)
     if as_json:
         print(json.dumps(intake_json(intake) | {"expected": cost}, indent=2, allow_nan=False))
@@ -61,8 +62,8 @@ def run_cost(
     """Seconds and peak memory of a run, from two adaptation steps on `usable` frames that leave no trace."""
     accelerator = accelerator_for(config, None)
     with redirect_stdout(sys.stderr):
-        inputs = Inputs(config, accelerator, source, info, SampledFrames(images, usable), None)
-        trainer = make_trainer(inputs, prepare(inputs))
+        inputs = inputs_of(config, accelerator, source, info, SampledFrames(images, usable), None)
+        trainer = Trainer(prepare(inputs))
         seconds = seconds_per_step(trainer)
     steps = total_steps(config, len(images)) + warmup_steps(config)
     return {

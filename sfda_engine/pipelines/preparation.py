@@ -1,105 +1,129 @@
-"""Second stage of a run: the BN warm start of the student, its pseudo-labels, and the other networks."""
+"""Second stage of a run: the view to start from, the student under it, its pseudo-labels, and the other networks."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate.utils import set_seed
+from rich.console import Console
 from torch import nn
 
+from sfda_engine.data.frame_sample import SampledFrames
+from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import wait_for_all
+from sfda_engine.judge.aside import set_aside
+from sfda_engine.method.labelling import label_target
 from sfda_engine.method.steps import Networks
-from sfda_engine.method.synthetic_views import generator_size
-from sfda_engine.method.teacher import label_target
-from sfda_engine.method.warm_start import estimate_on_target
-from sfda_engine.models.activation_checkpointing import checkpoint_activations
+from sfda_engine.method.teaching_views import teaching_views
 from sfda_engine.models.discriminator import PatchDiscriminator
-from sfda_engine.models.generator import LATENT_DIM, Generator
+from sfda_engine.models.generator import Generator
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import save_weights
+from sfda_engine.pipelines.choosing import choose_view, frames_for_statistics
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.pipelines.networks import fresh_segmenter
+from sfda_engine.pipelines.objective import synthetic_size
 from sfda_engine.run_folder.start import Start, find_start, load_start, save_start
+from sfda_engine.views.probabilities import spread_batches
+from sfda_engine.views.statistics import target_statistics, write_statistics
+from sfda_engine.views.view import View
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What training begins with."""
 
+    inputs: Inputs
+    """With the exposure, size and share of the view that was chosen."""
+    training: Images
+    """The frames to train on; the others are kept aside to judge on."""
     networks: Networks
     preprocess: Preprocess
     start: Start
 
 
 def prepare(inputs: Inputs) -> Prepared:
-    """Make the start, or load it where a resumed run has made it before."""
-    config, method = inputs.config, inputs.config.method
-    set_seed(config.run.seed)
+    """Choose and make the start, or load it where a resumed run has made it before."""
+    set_seed(inputs.config.run.seed)
     source = inputs.source.to(inputs.accelerator.device)
-    preprocess = Preprocess(inputs.info.normalization, inputs.adapted_info.exposure).to(inputs.accelerator.device)
     student = copy.deepcopy(source)
-    start = found_or_made(inputs, student, preprocess)
-    set_seed(config.run.seed)  # one state from here on, whether the start was made or loaded
-    if method.student_init == "fresh":
+    training = SampledFrames(inputs.target, set_aside(len(inputs.target)).training)
+    start = found_or_made(inputs, student, training)
+    set_seed(inputs.config.run.seed)  # one state from here on, whether the start was made or loaded
+    inputs = inputs.under(start.view)
+    config = inputs.config
+    if config.method.student_init == "fresh":
         student = fresh_segmenter(inputs.info, config.model)
-    elif not method.bn_warm_start_passes:
-        student = copy.deepcopy(source)
-    if config.model.activation_checkpointing:
-        checkpoint_activations(student)
+    width, height = synthetic_size(config)
     networks = Networks(
         source=source,
         student=student,
-        generator=Generator(generator_size(config), latent_dim=LATENT_DIM, width=method.generator_width),
-        discriminator=PatchDiscriminator(inputs.info.num_classes, method.patch_grid**2),
+        generator=Generator((height, width)),
+        discriminator=PatchDiscriminator(inputs.info.num_classes, config.method.patch_grid**2),
     )
-    return Prepared(networks, preprocess, start)
+    return Prepared(inputs, training, networks, preprocess_for(inputs, start.view), start)
 
 
-def found_or_made(inputs: Inputs, student: nn.Module, preprocess: Preprocess) -> Start:
+def found_or_made(inputs: Inputs, student: nn.Module, training: Images) -> Start:
     """The start of a resumed run from its folder, of another one made and saved there; `student` becomes it."""
     folder = inputs.folder
     found = find_start(folder) if folder is not None and inputs.config.run.resume else None
     wait_for_all()  # all have looked before one writes
-    start = make_start(inputs, student, preprocess) if found is None else load_start(found, student, inputs.target)
-    if folder is not None and inputs.accelerator.is_main_process:
-        if found is None:
-            save_start(folder, student, inputs.adapted_info, start)
-        save_weights(folder / "bn_warm_start.safetensors", student, inputs.adapted_info)
+    start = make_start(inputs, student, training) if found is None else load_start(found, student, training)
+    if inputs.accelerator.is_main_process:
+        if folder is not None and found is None:
+            save_start(folder, student, inputs.under(start.view).adapted_info, start)
+        if folder is not None:
+            save_starts(inputs.under(start.view), student, start.view)
+        tell(start, Console(stderr=True))
     return start
 
 
-def make_start(inputs: Inputs, student: nn.Module, preprocess: Preprocess) -> Start:
-    """BN warm start of `student`, in place, and pseudo-labels by it where the run trains on them.
+def make_start(inputs: Inputs, student: nn.Module, training: Images) -> Start:
+    """The chosen view, `student` under it, and pseudo-labels where the run trains on them."""
+    chosen = choose_view(inputs)
+    put_under(inputs, student, chosen.choice.view)
+    labelled = None
+    if inputs.config.method.pseudo_label_weight > 0:
+        labelled = label_target(
+            inputs.source,
+            inputs.info.normalization,
+            training,
+            teaching_views(chosen.choice.view, [score.view for score in chosen.choice.scores]),
+            batch_size=inputs.config.target.batch_size,
+            progress=inputs.accelerator.is_main_process,
+        )
+    return Start(chosen.choice, chosen.witnesses, labelled)
 
-    A run without a warm start of its own (preset literal, a fresh student) has it too, for comparison.
-    """
-    config, method, accelerator = inputs.config, inputs.config.method, inputs.accelerator
-    share = estimate_on_target(
-        student,
-        inputs.source,
-        preprocess,
-        inputs.target,
-        size=config.target.size,
-        batch_size=config.target.batch_size,
-        seed=config.run.seed,
-        device=accelerator.device,
-        passes=method.bn_warm_start_passes or 2,
-        share=method.bn_source_share,
+
+def preprocess_for(inputs: Inputs, view: View) -> Preprocess:
+    return Preprocess(inputs.info.normalization, view.exposure).to(inputs.accelerator.device)
+
+
+def put_under(inputs: Inputs, student: nn.Module, view: View) -> None:
+    """Give a copy of the source the BN statistics of a view, by its own weights on the target; all processes do."""
+    student.to(inputs.accelerator.device).eval()
+    frames = frames_for_statistics(inputs.target) if view.share < 1 else []
+    statistics = target_statistics(student, spread_batches(frames, preprocess_for(inputs, view), view.size))
+    write_statistics(student, inputs.source, statistics, view.share)
+
+
+def save_starts(inputs: Inputs, student: nn.Module, view: View) -> None:
+    """Write `start.safetensors`, and `bn_warm_start.safetensors`: the same with the target's BN statistics alone."""
+    assert inputs.folder is not None
+    save_weights(inputs.folder / "start.safetensors", student, inputs.adapted_info)
+    warm = copy.deepcopy(inputs.source)
+    put_under(inputs, warm, replace(view, share=0.0))
+    save_weights(inputs.folder / "bn_warm_start.safetensors", warm, inputs.adapted_info)
+
+
+def tell(start: Start, console: Console) -> None:
+    """The view that was chosen, in a line."""
+    view, among = start.view, len(start.witnesses.views)
+    console.print(
+        f"start: {view.size[0]}x{view.size[1]}, exposure {view.exposure}, {view.share:.0%} of the source's BN "
+        f"statistics; of {among} views",
+        highlight=False,
+        soft_wrap=True,
     )
-    if method.pseudo_label_weight == 0:
-        return Start(share)
-    labelled = label_target(
-        student,
-        preprocess,
-        inputs.target,
-        size=config.target.size,
-        scales=method.pseudo_label_scales,
-        drop=method.pseudo_label_drop,
-        batch_size=config.target.batch_size,
-        device=accelerator.device,
-        source=inputs.source,
-        source_share=share,
-        progress=accelerator.is_main_process,
-    )
-    return Start(share, labelled)

@@ -19,10 +19,8 @@ from sfda_engine.evaluation.scores import print_scores
 from sfda_engine.files import write_json
 from sfda_engine.inspection.examination import Intake, heed
 from sfda_engine.inspection.table import intake_json
-from sfda_engine.method.steps import uses_transfer
 from sfda_engine.pipelines.cost import peak_memory_mb
-from sfda_engine.pipelines.inputs import Inputs
-from sfda_engine.pipelines.judging import Verdict
+from sfda_engine.pipelines.judging import Shipped
 from sfda_engine.pipelines.scoring import Scores
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report.html import write_report
@@ -39,17 +37,16 @@ def is_finished(config: Config, folder: Path) -> bool:
     return all((folder / name).exists() for name in last)
 
 
-def report(
-    inputs: Inputs, trainer: Trainer, verdict: Verdict, scores: Scores, intake: Intake, wall: Firewall
-) -> dict[str, Any]:
+def report(trainer: Trainer, shipped: Shipped, scores: Scores, intake: Intake, wall: Firewall) -> dict[str, Any]:
     """Write what a run leaves; returns the content of result.json. All processes draw synthetic images, one writes."""
+    inputs = trainer.inputs
     folder, config = inputs.folder, inputs.config
     assert folder is not None
-    result = result_of(inputs, trainer, verdict, scores, intake)
-    synthetic = trainer.synthesize(6) if uses_transfer(config.method) else None
+    result = result_of(trainer, shipped, scores, intake)
+    synthetic = trainer.synthesize(6) if trainer.objective.uses_transfer else None
     if inputs.accelerator.is_main_process:
         write_json(folder / "result.json", result)
-        save_panels(folder, config, inputs.target, trainer.networks.source, inputs.info, verdict.network, verdict.info)
+        save_panels(folder, config, inputs.target, trainer.networks.source, inputs.info, shipped.network, shipped.info)
         if synthetic is not None:
             save_synthetic_panels(folder, synthetic, trainer.networks.source, inputs.info)
         wall.end(result["steps"])
@@ -63,8 +60,9 @@ def report(
     return result
 
 
-def result_of(inputs: Inputs, trainer: Trainer, verdict: Verdict, scores: Scores, intake: Intake) -> dict[str, Any]:
+def result_of(trainer: Trainer, shipped: Shipped, scores: Scores, intake: Intake) -> dict[str, Any]:
     """The content of result.json."""
+    inputs = trainer.inputs
     config, position = inputs.config, trainer.loop.position
     warnings = literal_warnings(config.method)
     if scores and config.evaluate is not None:
@@ -76,15 +74,15 @@ def result_of(inputs: Inputs, trainer: Trainer, verdict: Verdict, scores: Scores
     return as_json(
         Result(
             config=config,
-            info=verdict.info,
-            judgement=verdict.judgement,
+            info=shipped.info,
+            verdict=shipped.verdict,
             scores=scores,
             steps=position.done("adaptation"),
             seconds=position.seconds,
             images_per_second=frames / position.seconds if position.seconds else 0.0,
             peak_memory_mb=peak_memory_mb(inputs.accelerator.device),
             device=str(inputs.accelerator.device),
-            source_share=trainer.start.source_share,
+            choice=trainer.start.choice,
             warnings=[*warnings, *heed(intake, refuse=False)],
             intake=intake_json(intake),
             guard=None if trainer.loop.guard is None else trainer.loop.guard.summary(),

@@ -9,23 +9,24 @@ from sfda_engine.evaluation.scores import Evaluation
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.models.weights import load_state, read_weights
 from sfda_engine.pipelines.inputs import Inputs, window_of
-from sfda_engine.pipelines.judging import Verdict
+from sfda_engine.pipelines.judging import Shipped
 
 Scores = dict[str, Evaluation]
-"""By model: source, bn_warm_start, adapted, last; empty where no labels were given."""
+"""By model: source, bn_warm_start, start, adapted, last; empty where no labels were given."""
 
 
-def score(inputs: Inputs, verdict: Verdict) -> Scores:
-    """Score source, BN warm start, adapted and last on the frames of section `evaluate`."""
+def score(inputs: Inputs, shipped: Shipped) -> Scores:
+    """Score source, full BN warm start, start, adapted and last on the frames of section `evaluate`."""
     wanted, size = inputs.config.evaluate, inputs.config.target.size
     if wanted is None:
         return {}
     assert inputs.folder is not None
+    assert size is not None
     models = {"source": (inputs.source, inputs.info)}
-    for name in ("bn_warm_start", "adapted", "last"):
-        network = copy.deepcopy(verdict.network)
+    for name in ("bn_warm_start", "start", "adapted", "last"):
+        network = copy.deepcopy(shipped.network)
         load_state(network, read_weights(inputs.folder / f"{name}.safetensors")[0], name)
-        models[name] = (network, verdict.info if name == "adapted" else inputs.adapted_info)
+        models[name] = (network, shipped.info if name == "adapted" else inputs.adapted_info)
     images = open_evaluate(wanted, class_names=inputs.info.class_names, size=size)
     return {
         name: evaluate_images(

@@ -46,6 +46,12 @@ from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
 log = logging.getLogger(__name__)
 
 
+STEPS = 600
+MOMENTUM, POLY_POWER = 0.9, 0.9
+ZOOM, JITTER = 1.5, 0.15
+"""Largest enlargement before the random crop, largest relative change of brightness, contrast and saturation."""
+
+
 class Batch(NamedTuple):
     """Frames (B, 3, H, W) RGB in [0, 1] and labels (B, H, W) int64, 255 ignored."""
 
@@ -111,7 +117,7 @@ def describe_source(config: Config, source: SourceConfig) -> WeightsInfo:
         class_names=classes.names,
         palette=classes.palette,
         normalization=Normalization() if stated is None else Normalization(**vars(stated)),
-        exposure=model.exposure,
+        exposure="none" if model.exposure == "auto" else model.exposure,
         feature_layer=model.feature_layer,
         size=source.size,
         method="train_source",
@@ -155,28 +161,28 @@ def run_training(
 ) -> nn.Module:
     """SGD with Nesterov momentum and polynomial decay on the cross-entropy of upsampled logits."""
     run = config.run
-    steps = run.steps or 0
+    steps = run.steps or STEPS
     if run.epochs is not None:
         steps = math.ceil(run.epochs * len(images) / source.batch_size)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=source.lr,
-        momentum=source.momentum,
+        momentum=MOMENTUM,
         weight_decay=source.weight_decay,
         nesterov=True,
     )
-    schedule = PolynomialLR(optimizer, total_iters=steps, power=config.method.poly_power)
+    schedule = PolynomialLR(optimizer, total_iters=steps, power=POLY_POWER)
     copy_from_main(model)
     share_statistics(model)
     if process_index() > 0:
         set_seed(run.seed + process_index())  # dropout differs between shares of a batch
     model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped, see `Update`
     update = make_update(accelerator, optimizer)
-    preprocess = Preprocess(info.normalization, config.model.exposure).to(accelerator.device)
+    preprocess = Preprocess(info.normalization, info.exposure).to(accelerator.device)
 
     def batches(start: int, stop: int) -> Iterator[tuple[int, list[Batch]]]:
         repeat = run.gradient_accumulation
-        loader = source_loader(source, images, seed=run.seed, start=start * repeat, stop=stop * repeat)
+        loader = source_loader(config, images, start=start * repeat, stop=stop * repeat)
         items = (Batch(item["image"], item["label"]) for item in accelerator.prepare(loader))
         return in_steps(items, start=start, repeat=repeat)
 
@@ -192,14 +198,16 @@ def run_training(
     return accelerator.unwrap_model(model)
 
 
-def source_loader(source: SourceConfig, images: LabelledImages, *, seed: int, start: int, stop: int) -> DataLoader:
+def source_loader(config: Config, images: LabelledImages, *, start: int, stop: int) -> DataLoader:
     """The batches of steps `start` to `stop`, augmented; a function of the seed alone."""
+    source, seed = config.source, config.run.seed
+    assert source is not None
     frames = TrainingFrames(
         images,
         size=source.size,
-        scale=source.scale,
-        flip=source.flip,
-        jitter=source.jitter,
+        scale=(1.0, ZOOM if source.augment else 1.0),
+        flip=True,
+        jitter=JITTER if source.augment else 0.0,
         seed=seed,
     )
     return draw_loader(
@@ -209,7 +217,7 @@ def source_loader(source: SourceConfig, images: LabelledImages, *, seed: int, st
         seed=seed,
         start=start,
         stop=stop,
-        num_workers=source.num_workers,
+        num_workers=config.run.num_workers,
     )
 
 

@@ -5,45 +5,34 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import DataLoader
 
-from sfda_engine.config.schema import Config
 from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
-from sfda_engine.data.readers import Images
-from sfda_engine.distributed.collectives import copy_from_main, gather, own_share
-from sfda_engine.distributed.optimizer_step import make_update
+from sfda_engine.distributed.collectives import gather, own_share
 from sfda_engine.judge.collapse import make_probe
+from sfda_engine.method.optimizers import prepare_networks
 from sfda_engine.method.self_training import self_training_batches
 from sfda_engine.method.steps import (
-    Networks,
     SelfTraining,
-    Updates,
     adaptation_step,
     generator_terms,
-    unwritten_statistics,
-    uses_ipsm,
-    uses_transfer,
 )
-from sfda_engine.method.synthetic_views import draw_view
-from sfda_engine.method.warm_start import estimate_on_target
-from sfda_engine.models.generator import LATENT_DIM, View
-from sfda_engine.models.norms import batch_norm_statistics, set_momentum, share_statistics
-from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.pipelines.inputs import Inputs
-from sfda_engine.pipelines.preparation import Prepared
-from sfda_engine.pipelines.steps import total_steps, warmup_steps
-from sfda_engine.run_folder.start import Start
+from sfda_engine.models.generator import LATENT_DIM
+from sfda_engine.models.norms import batch_norm_statistics
+from sfda_engine.models.segmenter import Size
+from sfda_engine.pipelines.objective import objective_of, total_steps, warmup_steps
+from sfda_engine.pipelines.preparation import Prepared, put_under
 from sfda_engine.training.guard import Guard
 from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
 from sfda_engine.training.position import PhaseName
 from sfda_engine.training.snapshots import Snapshots
+
+ZOOM = 1.5
+"""Largest enlargement of pseudo-labelled frames: things as large as the teacher saw them."""
 
 
 class Batch(NamedTuple):
@@ -58,73 +47,43 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
-        accelerator: Accelerator,
-        networks: Networks,
-        preprocess: Preprocess,
-        target: Images,
-        run_folder: Path | None,
-        start: Start,
+        prepared: Prepared,
     ) -> None:
-        self.config, self.accelerator, self.target, self.start = config, accelerator, target, start
-        self.preprocess = preprocess.to(accelerator.device)
-        self.steps = total_steps(config, len(target))
-        self.warmup_steps = warmup_steps(config)
-        self.networks, self.updates, self.schedule = self._prepare(networks)
-        run, networks = config.run, self.networks
+        self.inputs, self.start = prepared.inputs, prepared.start
+        self.config, self.accelerator = self.inputs.config, self.inputs.accelerator
+        self.target, self.preprocess = prepared.training, prepared.preprocess
+        self.objective = objective_of(self.config.method)
+        self.steps = total_steps(self.config, len(self.target))
+        self.warmup_steps = warmup_steps(self.config)
+        run, method, accelerator = self.config.run, self.config.method, self.accelerator
+        self.networks, self.updates, self.schedule = prepare_networks(
+            prepared.networks,
+            self.objective,
+            accelerator,
+            lr=method.lr,
+            generator_lr=method.generator_lr,
+            discriminator_lr=method.discriminator_lr,
+            clip_grad_norm=method.clip_grad_norm,
+            steps=self.steps,
+        )
+        networks = self.networks
         self.loop = Loop(
             accelerator,
             {"student": networks.student, "generator": networks.generator, "discriminator": networks.discriminator},
             self.schedule,
-            folder=run_folder,
+            folder=self.inputs.folder,
             intervals=Intervals(
                 log_every=run.log_every, checkpoint_every=run.checkpoint_every, keep_last=run.keep_last
             ),
             after_step=self._take_snapshot,
         )
-        judged = config.method.student_init != "fresh"
-        self.snapshots = Snapshots(self.steps if judged else 0)
+        self.snapshots = Snapshots(0 if self.objective.fresh else self.steps)
         accelerator.register_for_checkpointing(self.snapshots)
 
-    def _prepare(self, networks: Networks) -> tuple[Networks, Updates, PolynomialLR]:
-        method, accelerator = self.config.method, self.accelerator
-        student_optimizer = torch.optim.SGD(
-            networks.student.parameters(),
-            lr=method.lr,
-            momentum=method.momentum,
-            weight_decay=method.weight_decay,
-            nesterov=method.momentum > 0,
-        )
-        generator_optimizer = torch.optim.Adam(
-            networks.generator.parameters(), lr=method.generator_lr, betas=method.generator_betas
-        )
-        discriminator_optimizer = torch.optim.Adam(
-            networks.discriminator.parameters(), lr=method.discriminator_lr, betas=method.discriminator_betas
-        )
-        set_momentum(networks.student, method.bn_momentum)
-        for network in (networks.source, networks.student, networks.generator, networks.discriminator):
-            copy_from_main(network)
-            network.to(memory_format=torch.channels_last)  # faster convolutions
-        trained = (networks.student, networks.generator, networks.discriminator)
-        for network in trained:
-            share_statistics(network)
-        # evaluation_mode: not wrapped in DistributedDataParallel, see `Update`
-        moved = (True, uses_transfer(method), uses_ipsm(method))  # a checkpoint holds no other
-        student, generator, discriminator = (
-            accelerator.prepare_model(one, evaluation_mode=True) if moves else one.to(accelerator.device)
-            for one, moves in zip(trained, moved, strict=True)
-        )
-        # eval mode: no dropout in any pass of the student, so that MAE measures the models and not the noise;
-        # BatchNorm is governed pass by pass
-        student.eval()
-        source = networks.source.to(accelerator.device).eval().requires_grad_(False)
-        updates = Updates(
-            student=make_update(accelerator, student_optimizer, method.student_clip_grad_norm),
-            generator=make_update(accelerator, generator_optimizer, method.clip_grad_norm),
-            discriminator=make_update(accelerator, discriminator_optimizer),
-        )
-        schedule = PolynomialLR(student_optimizer, total_iters=self.steps, power=method.poly_power)
-        return Networks(source, student, generator, discriminator), updates, schedule
+    @property
+    def size(self) -> Size:
+        """(width, height) of the frames as the student sees them."""
+        return self.start.view.size
 
     def run(self) -> None:
         """Warm-up and adaptation from wherever the newest checkpoint left off, to the last step or the third strike.
@@ -146,27 +105,16 @@ class Trainer:
 
         `student` is the network itself, or another with its layers.
         """
-        if passes := self.config.method.bn_final_passes:
-            estimate_on_target(
-                student,
-                self.networks.source,
-                self.preprocess,
-                self.target,
-                size=self.config.target.size,
-                batch_size=self.config.target.batch_size,
-                seed=self.config.run.seed,
-                device=self.accelerator.device,
-                passes=passes,
-                share=self.start.source_share,
-            )
+        if self.objective.target_bn == "running":
+            put_under(self.inputs, student, self.start.view)
 
     def make_guard(self) -> Guard:
         """The guard of a run that begins, or that is yet to be loaded: the student is as it starts."""
-        method, target = self.config.method, self.config.target
-        if method.student_init == "fresh" or not method.bn_warm_start_passes:
+        target = self.config.target
+        if self.objective.fresh:
             return Guard(self.networks, self.updates, None)
         probe = make_probe(
-            self.networks.student, self.target, self.preprocess, size=target.size, batch_size=target.batch_size
+            self.networks.student, self.target, self.preprocess, size=self.size, batch_size=target.batch_size
         )
         return Guard(self.networks, self.updates, probe)
 
@@ -181,13 +129,13 @@ class Trainer:
         seed = mix_seeds(run.seed, 1 if phase == "generator_warmup" else 2)
         loader: DataLoader = self.accelerator.prepare(
             draw_loader(
-                TargetFrames(self.target, size=target.size, flip=target.augment, seed=seed, crop=target.crop),
+                TargetFrames(self.target, size=self.size, flip=True, seed=seed, crop=target.crop),
                 len(self.target),
                 batch_size=target.batch_size,
                 seed=seed,
                 start=start * repeat,
                 stop=stop * repeat,
-                num_workers=target.num_workers,
+                num_workers=run.num_workers,
             )
         )
         labelled = self.self_training(phase, start * repeat, stop * repeat)
@@ -201,32 +149,29 @@ class Trainer:
         """A batch of pseudo-labelled frames for each of the draws `start` to `stop`; None where there are no labels."""
         if self.start.pseudo_labelled is None or phase == "generator_warmup":
             return itertools.repeat(None)
-        target, method = self.config.target, self.config.method
+        target = self.config.target
         return self_training_batches(
             self.accelerator,
             self.preprocess,
             self.start.pseudo_labelled,
-            size=target.size,
+            size=self.size,
             crop=target.crop,
-            flip=target.augment,
-            zoom=max(method.pseudo_label_scales),
+            zoom=ZOOM,
             batch_size=target.batch_size,
-            num_workers=target.num_workers,
+            num_workers=self.config.run.num_workers,
             seed=self.config.run.seed,
             start=start,
             stop=stop,
         )
 
     def warm_up_on(self, index: int, batch: Batch) -> dict[str, Tensor]:
-        networks, method = self.networks, self.config.method
-        view = self._view(0, index)
+        networks, objective = self.networks, self.objective
         with self.accelerator.autocast():
             features = None
-            if method.tau > 0:
-                with torch.no_grad(), batch_norm_statistics(networks.student, unwritten_statistics(method)):
+            if objective.tau > 0:
+                with torch.no_grad(), batch_norm_statistics(networks.student, objective.unwritten_statistics):
                     features = networks.student(batch.images).features
-                    features = view.of_features(features, (batch.images.shape[-2], batch.images.shape[-1]))
-            terms = generator_terms(networks, self._latent(0, index, 0), features, method, warmup=True, view=view)
+            terms = generator_terms(networks, self._latent(0, index, 0), features, objective, warmup=True)
         self.updates.generator(terms["total"])
         return {f"generator/{name}": value.detach() for name, value in terms.items()}
 
@@ -237,15 +182,10 @@ class Trainer:
             self.updates,
             batch.images,
             latents,
-            self.config.method,
+            self.objective,
             self.accelerator.autocast,
             batch.self_training,
-            self._view(1, index),
         )
-
-    def _view(self, phase: int, step: int) -> View:
-        """What the synthetic images of a step show, the same on all processes: drawn from (seed, phase, step)."""
-        return draw_view(self.config, torch.Generator().manual_seed(mix_seeds(self.config.run.seed, 5, phase, step)))
 
     def _latent(self, phase: int, step: int, part: int) -> Tensor:
         """z ~ N(0, I) of Eq. 3: drawn for the global batch from (seed, phase, step, part), this process's share."""
@@ -256,24 +196,11 @@ class Trainer:
     @torch.no_grad()
     def synthesize(self, count: int) -> Tensor:
         """Synthetic images (count, 3, h, w) of the generator as it stands, for the report; all processes draw them."""
-        return gather(self.networks.generator(self._latent(2, 0, 0), self._view(2, 0)))[:count]
+        return gather(self.networks.generator(self._latent(2, 0, 0)))[:count]
 
 
-def make_trainer(inputs: Inputs, prepared: Prepared) -> Trainer:
-    """The trainer of a run, before its first step."""
-    return Trainer(
-        inputs.config,
-        inputs.accelerator,
-        prepared.networks,
-        prepared.preprocess,
-        inputs.target,
-        inputs.folder,
-        prepared.start,
-    )
-
-
-def train(inputs: Inputs, prepared: Prepared) -> Trainer:
+def train(prepared: Prepared) -> Trainer:
     """Train to the last step, or to the guard's third strike. Raises TrainingError, KeyboardInterrupt (`Loop.run`)."""
-    trainer = make_trainer(inputs, prepared)
+    trainer = Trainer(prepared)
     trainer.run()
     return trainer

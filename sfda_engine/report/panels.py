@@ -42,6 +42,7 @@ def save_panels(
     Patches are ranked within the strip's own frames, spread evenly over the data set.
     """
     size = config.target.size
+    assert size is not None
     labelled = (
         open_evaluate(config.evaluate, class_names=source_info.class_names, size=size) if config.evaluate else None
     )

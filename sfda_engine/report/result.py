@@ -12,7 +12,8 @@ from typing import Any
 from sfda_engine.config.schema import Config
 from sfda_engine.evaluation.expectation import expectation
 from sfda_engine.evaluation.scores import Evaluation
-from sfda_engine.judge.verdict import Judgement
+from sfda_engine.judge.choice import Choice
+from sfda_engine.judge.verdict import Verdict
 from sfda_engine.models.weights import WeightsInfo
 
 
@@ -22,14 +23,14 @@ class Result:
 
     config: Config
     info: WeightsInfo
-    judgement: Judgement | None
+    verdict: Verdict | None
+    choice: Choice
     scores: dict[str, Evaluation]
     steps: int
     seconds: float
     images_per_second: float
     peak_memory_mb: float
     device: str
-    source_share: float
     warnings: list[str]
     intake: dict[str, Any]
     guard: dict[str, Any] | None
@@ -39,7 +40,7 @@ def as_json(result: Result) -> dict[str, Any]:
     """The dictionary that result.json holds; scores only where labels were given."""
     info, config = result.info, result.config
     content: dict[str, Any] = {
-        **verdict(result.judgement),
+        **verdict(result.verdict),
         "steps": result.steps,
         "seconds": round(result.seconds, 3),
         "images_per_second": round(result.images_per_second, 3),
@@ -50,7 +51,9 @@ def as_json(result: Result) -> dict[str, Any]:
         "seed": config.run.seed,
         "arch": info.arch,
         "exposure": info.exposure,
-        "bn_source_share": result.source_share,
+        "size": list(info.size or ()),
+        "bn_share": result.choice.view.share,
+        "views": views(result.choice),
         "classes": list(info.class_names),
         "palette": [list(color) for color in info.palette],
         "source_sha256": info.source_sha256,
@@ -66,19 +69,32 @@ def as_json(result: Result) -> dict[str, Any]:
     return content
 
 
-def verdict(judgement: Judgement | None) -> dict[str, Any]:
-    """verdict, verdict_basis and, where the run was judged, `selection`: step and label-free scores by model."""
-    if judgement is None:
+def verdict(judged: Verdict | None) -> dict[str, Any]:
+    """verdict, verdict_basis and, where the run was judged, `selection`: what ships and label-free scores by model."""
+    if judged is None:
         return {"verdict": "adapted", "verdict_basis": "not judged"}
-    scores = {
-        name: {key: round(value, 6) if math.isfinite(value) else None for key, value in own.items()}
-        for name, own in judgement.scores.items()
-    }
+    scores = {name: {key: finite(value) for key, value in vars(own).items()} for name, own in judged.scores.items()}
+    step = int(judged.model) if judged.verdict == "adapted" else None
     return {
-        "verdict": judgement.verdict,
-        "verdict_basis": judgement.basis,
-        "selection": {"step": judgement.step, "scores": scores},
+        "verdict": judged.verdict,
+        "verdict_basis": judged.basis,
+        "selection": {"model": judged.model, "step": step, "scores": scores},
     }
+
+
+def views(choice: Choice) -> list[dict[str, Any]]:
+    """Every view that was looked at, best first, with what the opinions say of it; the chosen one is marked."""
+    return [
+        vars(row.view)
+        | {name: finite(value) for name, value in vars(row).items() if name != "view"}
+        | {"chosen": row.view == choice.view}
+        for row in choice.scores
+    ]
+
+
+def finite(value: float) -> float | None:
+    """Strict JSON has no NaN."""
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def score_tables(scores: dict[str, Evaluation]) -> dict[str, Any]:

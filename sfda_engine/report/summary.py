@@ -9,7 +9,12 @@ from typing import Any, Literal
 
 Tone = Literal["good", "bad", "warn", "info", "plain"]
 
-MODELS = {"source": "Source model", "bn_warm_start": "BN warm start", "adapted": "Adapted model"}
+MODELS = {
+    "source": "Source model",
+    "bn_warm_start": "Full BN warm start",
+    "start": "Start",
+    "adapted": "Shipped model",
+}
 MEASURES = {
     "miou": "mIoU, at the labels' own size",
     "miou_training_size": "mIoU, at training size",
@@ -17,13 +22,13 @@ MEASURES = {
     "mean_pixel_accuracy": "Mean class accuracy",
 }
 VERDICTS: dict[str, tuple[str, Tone]] = {
-    "adapted": ("Adapted model kept", "good"),
-    "keep_bn_warm_start": ("BN warm start kept", "warn"),
-    "keep_source": ("Source model kept", "warn"),
+    "adapted": ("Adapted model ships", "good"),
+    "keep_start": ("The start ships, untrained", "warn"),
+    "keep_source": ("The untouched source ships", "warn"),
 }
 HELD = {
     "keep_source": "the weights of the source model",
-    "keep_bn_warm_start": "the weights of the BN warm start",
+    "keep_start": "the weights of the source with the BN statistics that were chosen for the start",
 }
 GRAY = "#94a3b8"
 NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -48,7 +53,7 @@ class Alert:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One of the three models on the labelled frames: mIoU in percent and its gain over the source."""
+    """One of the models on the labelled frames: mIoU in percent and its gain over the source."""
 
     key: str
     title: str
@@ -113,7 +118,7 @@ def held(result: Mapping[str, Any]) -> str:
 
 
 def scores(result: Mapping[str, Any]) -> list[Score]:
-    """The three mIoU cards; empty where no labels were given."""
+    """The mIoU cards; empty where no labels were given."""
     miou = {key: number(section(result, "miou").get(key)) for key in MODELS}
     if miou["adapted"] is None:
         return []
@@ -126,11 +131,11 @@ def badges(result: Mapping[str, Any]) -> list[Badge]:
     """What the engine decided, and where labels are known, whether the adapted model is better."""
     text, color = VERDICTS.get(str(result.get("verdict")), ("No verdict", "plain"))
     found = [Badge(text=text, tone=color) if judged(result) else Badge(text="Not judged", tone="plain")]
-    over_source, over_warm_start = _gains(result)
+    over_source, over_start = _gains(result)
     if tone(over_source) == "bad":
         found.append(Badge(text="Worse than source", tone="bad"))
-    elif tone(over_warm_start) == "bad":
-        found.append(Badge(text="Worse than BN warm start", tone="warn"))
+    elif tone(over_start) == "bad":
+        found.append(Badge(text="Worse than its start", tone="warn"))
     elif tone(over_source) == "good":
         found.append(Badge(text="Better than source", tone="good"))
     elif over_source is not None:
@@ -148,33 +153,29 @@ def headline(result: Mapping[str, Any]) -> str:
             "this report shows what changed and how the model was judged without them, not how much better it is."
         )
     frames = _count(result.get("evaluated_frames"), "labelled frame")
-    over_source, over_warm_start = _gains(result)
+    over_source, over_start = _gains(result)
     comparisons = []
     if over_source is not None:
         comparisons.append(f"{_compare(over_source)} the source model ({fixed(found['source'])})")
-    if over_warm_start is not None:
-        warm_start = f"its BN warm start ({fixed(found['bn_warm_start'])})"
-        comparisons.append(f"{_compare(over_warm_start)} {warm_start}")
-    reached = f"On {frames} of the target the adapted model reaches {fixed(found['adapted'])} mIoU"
+    if over_start is not None:
+        comparisons.append(f"{_compare(over_start)} its start ({fixed(found['start'])})")
+    reached = f"On {frames} of the target the shipped model reaches {fixed(found['adapted'])} mIoU"
     return f"{', '.join([reached, ' and '.join(comparisons)] if comparisons else [reached])}, after {effort}."
 
 
 def alerts(result: Mapping[str, Any], *, unread_lines: int = 0) -> list[Alert]:
     """What a reader must not miss, worst first."""
     found = []
-    over_source, over_warm_start = _gains(result)
+    over_source, over_start = _gains(result)
     if over_source is not None and tone(over_source) == "bad":
         text = (
             f"It lost {abs(over_source):.1f} points of mIoU on the labelled frames. Keep the source model, "
             "unless these frames do not stand for the target. A mild shift can leave nothing to win."
         )
-        found.append(Alert(tone="bad", title="The adapted model is worse than the source model", text=text))
-    if over_warm_start is not None and tone(over_warm_start) == "bad":
-        text = (
-            f"Re-estimating the BN statistics alone scores {abs(over_warm_start):.1f} points of mIoU more. "
-            "Fewer steps or a smaller learning rate may keep what the warm start had gained."
-        )
-        found.append(Alert(tone="warn", title="The adapted model is worse than its BN warm start", text=text))
+        found.append(Alert(tone="bad", title="The shipped model is worse than the source model", text=text))
+    if over_start is not None and tone(over_start) == "bad":
+        text = f"The start, without any training, scores {abs(over_start):.1f} points of mIoU more."
+        found.append(Alert(tone="warn", title="The shipped model is worse than its start", text=text))
     found.append(_judgement(result))
     if unread_lines:
         text = f"{_count(unread_lines, 'line')} of metrics.jsonl could not be read; the curves leave them out."
@@ -210,7 +211,7 @@ def class_sentence(rows: list[ClassRow]) -> str:
 
 
 def measures(result: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """The table of all measures: a title, then source, BN warm start, adapted and last, in percent."""
+    """The table of all measures: a title, then the models and the last weights, in percent."""
     keys = [*MODELS, "last"]
     rows = [(title, [number(section(result, key).get(model)) for model in keys]) for key, title in MEASURES.items()]
     return [row for row in rows if any(value is not None for value in row[1])]
@@ -284,10 +285,10 @@ def _judgement(result: Mapping[str, Any]) -> Alert:
 
 
 def _gains(result: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """mIoU of the adapted model minus the source's, and minus the BN warm start's."""
+    """mIoU of the shipped model minus the source's, and minus the start's."""
     found = {score.key: score.value for score in scores(result)}
     adapted = found.get("adapted")
-    return _minus(adapted, found.get("source")), _minus(adapted, found.get("bn_warm_start"))
+    return _minus(adapted, found.get("source")), _minus(adapted, found.get("start"))
 
 
 def _minus(left: float | None, right: float | None) -> float | None:

@@ -30,7 +30,7 @@ CONFIG, ORIGIN = "config.yaml", "origin.json"
 FREE = {
     *("run.output", "run.resume", "run.dry_run", "run.export", "run.log_with", "run.keep_last"),
     *("model.weights", "model.download", "model.check_input"),
-    *("target.num_workers", "source.num_workers", "source.val_root", "source.val_split"),
+    *("run.num_workers", "source.val_root", "source.val_split"),
 }
 
 

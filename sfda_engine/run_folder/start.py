@@ -1,7 +1,8 @@
 """What adaptation starts from, saved once in the sealed folder `start`: a resumed run finds it, to the bit.
 
-It holds the BN-warm-started student with the source's share of its statistics and, where the run trains on them, the
-pseudo-labels. To make them again would cost minutes, and on a GPU other bits.
+It holds the student under the view that was chosen, the source under the full BN warm start for comparison, what every
+view said of the judged frames, and the pseudo-labels where the run trains on them. To make them again would cost
+minutes, and on a GPU other bits.
 """
 
 from __future__ import annotations
@@ -9,31 +10,43 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfda_engine.data.readers import Images
 from sfda_engine.errors import StorageError
 from sfda_engine.files import disk_faults
-from sfda_engine.method.teacher import PseudoLabelled, load_labels, save_labels
+from sfda_engine.judge.choice import Choice, ViewScore
+from sfda_engine.method.pseudo_labels import PseudoLabelled, load_labels, save_labels
 from sfda_engine.models.weights import WeightsInfo, load_state, read_weights, save_weights
 from sfda_engine.run_folder.sealed import damage, partial_of, seal
+from sfda_engine.views.probabilities import Predictions
+from sfda_engine.views.view import View
 
 log = logging.getLogger(__name__)
 
 FOLDER = "start"
-STUDENT, SHARE, LABELS = "bn_warm_start.safetensors", "source_share.json", "pseudo_labels.zip"
+STUDENT, CHOICE, WITNESSES, LABELS = "start.safetensors", "choice.json", "witnesses.safetensors", "pseudo_labels.zip"
 
 
 @dataclass(frozen=True)
 class Start:
     """What a run begins with, beside the student's weights."""
 
-    source_share: float = 0.0
-    """Share (0..1) of the source's own BN statistics in the student's."""
+    choice: Choice
+    witnesses: Predictions
+    """What the views of the source say of the judged frames."""
     pseudo_labelled: PseudoLabelled | None = None
+    """Indices are those of the training frames."""
+
+    @property
+    def view(self) -> View:
+        """What the student is at its start."""
+        return self.choice.view
 
 
 def save_start(run_folder: Path, student: nn.Module, info: WeightsInfo, start: Start) -> None:
@@ -45,7 +58,9 @@ def save_start(run_folder: Path, student: nn.Module, info: WeightsInfo, start: S
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             save_weights(partial / STUDENT, student, info)
-            (partial / SHARE).write_text(json.dumps(start.source_share))
+            content = {"choice": asdict(start.choice), "witnesses": [asdict(view) for view in start.witnesses.views]}
+            (partial / CHOICE).write_text(json.dumps(content))
+            save_file(start.witnesses.tensors, partial / WITNESSES)
             if start.pseudo_labelled is not None:
                 save_labels(partial / LABELS, start.pseudo_labelled)
             seal(partial, final)
@@ -66,10 +81,24 @@ def find_start(run_folder: Path) -> Path | None:
     return folder
 
 
-def load_start(folder: Path, student: nn.Module, target: Images) -> Start:
-    """Load the BN-warm-started weights into `student`; returns what the run began with beside them."""
+def load_start(folder: Path, student: nn.Module, training: Images) -> Start:
+    """Load the start's weights into `student`; returns what the run began with beside them. `training` are the frames
+    that were labelled."""
     load_state(student, read_weights(folder / STUDENT)[0], folder / STUDENT)
+    content = json.loads((folder / CHOICE).read_text())
+    views = tuple(view_of(fields) for fields in content["witnesses"])
     return Start(
-        source_share=float(json.loads((folder / SHARE).read_text())),
-        pseudo_labelled=load_labels(folder / LABELS, target) if (folder / LABELS).exists() else None,
+        choice_of(content["choice"]),
+        Predictions(views, **load_file(folder / WITNESSES)),
+        load_labels(folder / LABELS, training) if (folder / LABELS).exists() else None,
     )
+
+
+def view_of(fields: dict[str, Any]) -> View:
+    return View(**fields | {"size": tuple(fields["size"])})
+
+
+def choice_of(fields: dict[str, Any]) -> Choice:
+    views = {name: view_of(fields[name]) for name in ("view", "leader", "untouched")}
+    scores = tuple(ViewScore(**row | {"view": view_of(row["view"])}) for row in fields["scores"])
+    return Choice(**fields | views | {"changed": tuple(fields["changed"]), "scores": scores})

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def phase_progress(title: str, *, enabled: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that is not steps: yields what is to be told (done, total); nothing where not a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not (enabled and console.is_terminal)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class RunProgress:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from benchmarks import adapt_step, naive
+from benchmarks import adapt_step
 from benchmarks.adapt_step import Difference, compare_steps, difference, measure, ratios
-from benchmarks.step_setting import Setting, follow, prepare
+from benchmarks.common import equations
+from benchmarks.common.step.setting import Setting, follow, prepare
 from sfda_engine.method import steps
 
 TINY = Setting(provider="engine", size=(48, 32), batch=4)
@@ -67,7 +68,7 @@ def test_totals_are_the_equations_of_the_default_method(provider: Any) -> None:
     assert terms["student/total"] == pytest.approx(eq16, rel=1e-5)
 
 
-@pytest.mark.parametrize(("module", "term"), [(naive, "map_kl"), (naive, "attend"), (steps, "mae_loss")])
+@pytest.mark.parametrize(("module", "term"), [(equations, "map_kl"), (equations, "attend"), (steps, "mae_loss")])
 def test_a_term_that_is_off_by_two_percent_is_seen(module: Any, term: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = getattr(module, term)
     monkeypatch.setattr(module, term, lambda *arguments: 1.02 * right(*arguments))

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import adapt_step, all, attention, inference, patch_entropy, plot
-from benchmarks.label_free.__main__ import parse as parse_label_free
+from benchmarks import adapt_step, all, attention, inference, patch_entropy
+from benchmarks.common import plot
+from benchmarks.common.row import Row, read_rows
 from benchmarks.paper.__main__ import parse as parse_paper
 from benchmarks.peers.__main__ import parse as parse_peers
-from benchmarks.row import Row, read_csv
 from sfda_engine.exit_codes import exit_code
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_a_command_leaves_csv_markdown_and_plot(
 ) -> None:
     rows = main(["--quick", "--output", str(tmp_path / "results")])
     assert rows
-    assert read_csv(tmp_path / "results" / f"{stem}.csv") == rows
+    assert read_rows(tmp_path / "results" / f"{stem}.csv") == rows
     assert all_timed(rows)
     table = (tmp_path / "results" / f"{stem}.md").read_text()
     assert all_shown(rows, table)
@@ -97,7 +97,7 @@ def test_a_gpu_machine_needs_neither_jsonargparse_nor_docstring_parser() -> None
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
 
 
-@pytest.mark.parametrize("parse", [parse_paper, parse_peers, parse_label_free, plot.main])
+@pytest.mark.parametrize("parse", [parse_paper, parse_peers, plot.main])
 def test_help_begins_with_what_to_type(parse: Callable[[list[str]], Any], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         parse(["--help"])
@@ -108,8 +108,8 @@ def test_help_begins_with_what_to_type(parse: Callable[[list[str]], Any], capsys
 
 def test_a_plot_of_no_csv_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    for name, words in (("nope.csv", "there is no file"), ("other.csv", "not the CSV of a benchmark")):
+    for name in ("nope.csv", "other.csv"):
         assert exit_code(plot.main, [str(tmp_path / name)]) == 2
         told = capsys.readouterr().err
         assert told.startswith("error: ")
-        assert words in told
+        assert str(tmp_path / name) in told

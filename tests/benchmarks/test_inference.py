@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import inference
+from benchmarks.common.row import Row
 from benchmarks.inference import FP32_ALLOWED, Network, Provider, error_of, load, measure, ratios
-from benchmarks.row import Row
 from sfda_engine.data.scenes.render import render_scene
 from sfda_export.graph import DeployGraph
 from sfda_export.latency import eager

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import resolution
+from benchmarks.common.row import Row
+from benchmarks.common.step.setting import Setting
 from benchmarks.resolution import curve_of, exponent, exponents, main, settings
-from benchmarks.row import Row
-from benchmarks.step_setting import Setting
 
 
 def test_exponent() -> None:

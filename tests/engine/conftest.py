@@ -25,10 +25,10 @@ from sfda_engine.data.datasets import open_target
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.method import steps
 from sfda_engine.pipelines import reporting
-from sfda_engine.pipelines.inputs import Inputs, accelerator_for
+from sfda_engine.pipelines.inputs import accelerator_for, inputs_of
 from sfda_engine.pipelines.networks import load_segmenter
 from sfda_engine.pipelines.preparation import prepare
-from sfda_engine.pipelines.training import Trainer, make_trainer
+from sfda_engine.pipelines.training import Trainer
 from sfda_engine.train_source import train_source
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ TINY = """
 run: {{steps: 3, log_every: 1, checkpoint_every: 2, log_with: none}}
 model: {{weights: {weights}}}
 target: {{dataset: folder, root: {frames}, size: [32, 32], batch_size: 2}}
-method: {{warmup_steps: 2, synthetic_size: [16, 16], patch_grid: 2}}
+method: {{preset: paper, warmup_steps: 2, synthetic_size: [16, 16], patch_grid: 2}}
 """
 
 
@@ -174,8 +174,8 @@ def trainer(tiny: Callable[..., Config], tmp_path: Path) -> Callable[..., Traine
             path.mkdir()
         source, info = load_segmenter(config.model)
         accelerator = accelerator_for(config, path)
-        inputs = Inputs(config, accelerator, source, info, open_target(config.target), path)
-        return make_trainer(inputs, prepare(inputs))
+        inputs = inputs_of(config, accelerator, source.eval(), info, open_target(config.target), path)
+        return Trainer(prepare(inputs))
 
     return build
 

@@ -25,7 +25,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_config(load_config("demo", overrides), folder / "config.yaml")
     source = resolve_weights("package:demo_source")
     model, info = build_from_weights(source)
-    save_weights(folder / "adapted.safetensors", model, replace(info, exposure="gamma", method="sfda stable"))
+    save_weights(folder / "adapted.safetensors", model, replace(info, exposure="gamma", method="sfda paper"))
     (folder / "result.json").write_text(json.dumps({"verdict": "adapted", "verdict_basis": "not judged"}))
     return folder
 

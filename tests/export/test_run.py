@@ -24,7 +24,7 @@ def run(run_folder: Path, tmp_path: Path) -> Path:
 def test_a_run_and_its_card(run: Path) -> None:
     exportable = open_run(str(run))
     card = describe(exportable, (128, 96), fixed=False)
-    assert (card.arch, card.exposure, card.method, card.size) == ("streetnet", "gamma", "sfda stable", (128, 96))
+    assert (card.arch, card.exposure, card.method, card.size) == ("streetnet", "gamma", "sfda paper", (128, 96))
     assert (card.verdict, card.verdict_basis) == ("adapted", "not judged")
     assert card.weights_sha256 == sha256_of(run / "adapted.safetensors")
     assert card.config_sha256 == sha256_of(run / "config.yaml")

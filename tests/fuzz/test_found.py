@@ -16,7 +16,7 @@ from sfda_engine.config.keys import nearest
 from sfda_engine.config.loader import LARGEST, load_config
 from sfda_engine.data.images import MAX_PIXELS, ends_well
 from sfda_engine.errors import UserError
-from sfda_engine.method.teacher import load_labels
+from sfda_engine.method.pseudo_labels import load_labels
 from sfda_engine.models.weights import WeightsInfo, parse_info
 from sfda_engine.report.reading import read_run
 from sfda_engine.report.summary import GRAY, legend
@@ -44,7 +44,7 @@ LAUGHS = "l0: &l0 x\n" + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]
         (LAUGHS, "unknown key 'l0'"),
         (f"run: {{steps: {'9' * 5000}}}", "run.steps: expected"),
         (f"run: {{steps: 1{'0' * 400}}}", "run.steps is 1000"),
-        (f"method: {{pseudo_label_scales: [{'0, ' * 2000}1]}}", "method.pseudo_label_scales is"),
+        (f"target: {{size: [{'64, ' * 2000}64]}}", "target.size: expected"),
         (f"evaluate: {{dataset: scenes, split: '{'9' * 5000}'}}", "evaluate.split is '999"),
         ("target: {size: [1000000000, 32]}", "at most 16384"),
         ("#" * (LARGEST + 1), "bytes: that is no configuration"),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sfda_engine.errors import UserError
-from sfda_engine.method.teacher import PseudoLabelled, load_labels, save_labels
+from sfda_engine.method.pseudo_labels import PseudoLabelled, load_labels, save_labels
 from sfda_engine.report.figures import save_frame
 from sfda_engine.report.html import write_report
 from sfda_engine.run_folder.checkpoint import newest_undamaged
@@ -34,7 +34,7 @@ from tests.runtime.tiny import write_bundle
 
 RESULT = {
     "verdict": "adapted", "verdict_basis": "not judged", "steps": 3, "seconds": 1.5, "images_per_second": 4.0,
-    "peak_memory_mb": 100.0, "device": "cpu", "config": "tiny", "preset": "stable", "seed": 0, "arch": "streetnet",
+    "peak_memory_mb": 100.0, "device": "cpu", "config": "tiny", "preset": "paper", "seed": 0, "arch": "streetnet",
     "exposure": "none", "classes": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]], "source_sha256": "0" * 64,
     "versions": {"torch": "2"}, "warnings": ["w"], "intake": {"frames": 3},
     "miou": {"source": 10.0, "bn_warm_start": 11.0, "adapted": 12.0, "last": 12.0},

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from benchmarks.paper.domains import CAMVID, DOMAINS, GTA5
-from benchmarks.paper.jobs import Options, Run, Training
+from benchmarks.paper.jobs import Run
+from benchmarks.paper.options import Options
 from benchmarks.paper.plan import duration
+from benchmarks.paper.sources import Training
 from benchmarks.paper.tables import Job
 from sfda_engine.data.datasets import SCENE_FRAMES
 from sfda_engine.errors import UserError

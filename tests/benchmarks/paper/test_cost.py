@@ -9,11 +9,13 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
+from benchmarks.common.row import Row, write_table
+from benchmarks.common.step.setting import Setting, prepare
 from benchmarks.paper import cost
-from benchmarks.row import Row, write_csv
-from benchmarks.step_setting import Setting, prepare
+from sfda_engine.config.presets import PRESETS
 from sfda_engine.config.schema import Config, MethodConfig, TargetConfig
 
+PAPER = dataclasses.replace(MethodConfig(), **PRESETS["paper"])
 SIZE = (128, 64)
 
 
@@ -37,9 +39,8 @@ def test_a_step_has_the_flop_that_are_counted_of_it(arch: str, tolerance: float)
     step = prepare(Setting(provider="engine", arch=arch, size=SIZE, batch=2)).step
     with FlopCounterMode(display=False) as counter:
         step()
-    method = MethodConfig()
-    attention = 2 * cost.attention_flop(arch, 19, (64, 32), method)
-    estimate = cost.adaptation_flop(arch, 19, SIZE, 2, method) - attention
+    attention = 2 * cost.attention_flop(arch, 19, (64, 32), PAPER)
+    estimate = cost.adaptation_flop(arch, 19, SIZE, 2, PAPER) - attention
     assert estimate == pytest.approx(counter.get_total_flops(), rel=tolerance)
 
 
@@ -47,13 +48,13 @@ def test_attention_needs_28_products_of_the_papers_map() -> None:
     """Twice 12 for L_DAD^ss and 4 for L_DAD^st, each D N^2 and N D^2: features of StreetNet, 96 x (h/8 w/8)."""
     depth, tokens = 96, 4 * 8
     expected = 28 * (depth * tokens**2 + tokens * depth**2)
-    assert cost.attention_flop("streetnet", 19, (64, 32), MethodConfig()) == expected
-    assert cost.attention_flop("streetnet", 19, (64, 32), MethodConfig(beta=0.0, tau=0.0)) == 0
+    assert cost.attention_flop("streetnet", 19, (64, 32), PAPER) == expected
+    assert cost.attention_flop("streetnet", 19, (64, 32), dataclasses.replace(PAPER, beta=0.0, tau=0.0)) == 0
 
 
 def test_terms_that_are_switched_off_cost_nothing() -> None:
     def flop(**changes: object) -> float:
-        method = dataclasses.replace(MethodConfig(), **changes)  # type: ignore[arg-type]
+        method = dataclasses.replace(PAPER, **changes)  # type: ignore[arg-type]
         return cost.adaptation_flop("streetnet", 19, SIZE, 1, method)
 
     forward, training = cost.frame_flop("streetnet", 19, SIZE)
@@ -89,9 +90,9 @@ def test_a_results_file_of_the_device_comes_before_an_assumption(
         dataclasses.replace(row, provider="naive", p50_ms=1.0),
         dataclasses.replace(row, dtype="bf16", p50_ms=2.0),
     ]
-    write_csv(tmp_path / "adapt_step_streetnet_nvidia_h100.csv", [*others, row])
+    write_table(tmp_path / "adapt_step_streetnet_nvidia_h100", [*others, row], "A title", "A remark.")
     rate = cost.h100_rate("streetnet", "fp32")
-    flop = cost.adaptation_flop("streetnet", 19, SIZE, 2, MethodConfig())
+    flop = cost.adaptation_flop("streetnet", 19, SIZE, 2, PAPER)
     assert rate.flop_per_second == pytest.approx(flop / 0.020)
     assert rate.basis.startswith("measured: adapt_step, streetnet 128x64 B=2, 20 ms")
     assert cost.own_rate("streetnet", "fp32").basis.startswith("ESTIMATE: from one forward and backward pass")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
 from benchmarks.paper.domains import DOMAINS
 from benchmarks.paper.tables import FIGURES, TABLES, exhibit
-from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from sfda_engine.errors import UserError
 
 PAPER = DOMAINS["paper"]
@@ -90,8 +90,7 @@ def test_what_is_switched() -> None:
     assert changes_of("table_3", "transfer only") == full
     assert changes_of("table_1", "SFDA") == {}
     assert changes_of("table_1", "SFDA (w/o IPSM)") == {"gamma": 0.0}
-    own = {"pseudo_label_weight": 0.0, "target_bn": "batch", "bn_source_share": 0.0, "bn_final_passes": 0}
-    own["student_clip_grad_norm"] = None
+    own = {"pseudo_label_weight": 0.0, "target_bn": "batch", "bn_share": 0.0, "clip_grad_norm": 1.0}
     assert changes_of("table_5", "2") == own | {"alpha": 2.0, "beta": 0.5, "tau": 0.5}
     assert changes_of("table_6", "0.01") == own | {"alpha": 1.0, "beta": 0.01, "tau": 0.01}
     assert changes_of("figure_8", "3") == own | {"patch_grid": 3}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.peers import PEERS
-from benchmarks.peers.domains import DOMAINS, domain_config, require_source, settings
+from benchmarks.common.methods import PEERS
+from benchmarks.common.methods.domains import DOMAINS, domain_config, require_source, settings
+from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
 from benchmarks.peers.rows import PeerRow, append_row, read_rows
-from benchmarks.peers.source_driven import SOURCE_DRIVEN
 from sfda_engine.config.loader import load_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
@@ -23,7 +23,7 @@ from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.weights import WeightsInfo, save_weights
-from tests.benchmarks.peers.conftest import tiny_config
+from tests.benchmarks.common.methods.conftest import tiny_config
 
 command = importlib.import_module("benchmarks.peers.__main__")
 

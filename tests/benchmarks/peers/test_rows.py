@@ -6,10 +6,8 @@ import dataclasses
 import statistics
 from pathlib import Path
 
-import pytest
-
-from benchmarks.peers.rows import PeerRow, append_row, markdown, read_rows
-from sfda_engine.errors import UserError
+from benchmarks.peers.rows import PeerRow, append_row, read_rows
+from benchmarks.peers.tables import markdown
 
 ROW = PeerRow(
     method="tent",
@@ -45,36 +43,6 @@ def test_rows_survive_their_csv(tmp_path: Path) -> None:
         append_row(path, row)
     assert read_rows(path) == rows
     assert read_rows(tmp_path / "absent.csv") == []
-
-
-def test_a_torn_last_line_is_dropped_and_measured_again(tmp_path: Path) -> None:
-    path = tmp_path / "peers.csv"
-    append_row(path, ROW)
-    append_row(path, rows_of(seed=1))
-    text = path.read_text()
-    for cut in (1, 5, 60):
-        path.write_text(text[:-cut])
-        assert read_rows(path) == [ROW]
-    append_row(path, rows_of(seed=2))
-    assert [row.seed for row in read_rows(path)] == [0, 2]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda text: "a,b\n1,2\n", "not a table of this benchmark"),
-        (lambda text: "", "not a table of this benchmark"),
-        (lambda text: text.replace("57.3", "high"), "cannot be read"),
-        (lambda text: text.replace("True", "maybe"), "cannot be read"),
-        (lambda text: text + "tent,scenes:night\n", "cannot be read"),
-    ],
-)
-def test_another_file_is_refused(tmp_path: Path, spoil: object, message: str) -> None:
-    path = tmp_path / "peers.csv"
-    append_row(path, ROW)
-    path.write_text(spoil(path.read_text()))  # type: ignore[operator]
-    with pytest.raises(UserError, match=message):
-        read_rows(path)
 
 
 def test_the_table_has_means_and_spreads() -> None:

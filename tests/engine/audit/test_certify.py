@@ -12,12 +12,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sfda_engine.adapt import main as adapt_main
+from sfda_engine.audit import certificate
 from sfda_engine.audit.certificate import holds
 from sfda_engine.audit.firewall import LOG
 from sfda_engine.audit.manifest import codes
-from sfda_engine.audit.provenance import record_frames
+from sfda_engine.audit.provenance import engine_digest, record_frames
 from sfda_engine.certify import certify, main
-from sfda_engine.config.loader import load_config
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.errors import UserError
@@ -197,9 +197,7 @@ def test_added_files_are_told_a_folder_at_a_time(run: Path) -> None:
 
 
 def test_other_code_is_told_and_fails_a_strict_certificate(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sfda_engine.certify as module
-
-    monkeypatch.setattr(module, "engine_digest", lambda: "0" * 64)
+    monkeypatch.setattr(certificate, "engine_digest", lambda: "0" * 64)
     findings = certify(finished / "run")
     assert [found.what for found in findings if found.status == "other"] == ["code"]
     assert holds(findings, strict=False)
@@ -253,8 +251,8 @@ def test_sessions_by_one_code_are_one_whatever_else_was_committed(tmp_path: Path
 
 
 def test_digest_of_the_engine_follows_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = provenance.engine_digest()
-    assert before == provenance.engine_digest()
+    before = engine_digest()
+    assert before == engine_digest()
     copy = tmp_path / "sfda_kernels"
     package = Path(__file__).parents[3] / "kernels" / "sfda_kernels"
     shutil.copytree(package, copy)
@@ -269,7 +267,7 @@ def test_digest_of_the_engine_follows_its_files(monkeypatch: pytest.MonkeyPatch,
         return spec
 
     monkeypatch.setattr(provenance, "find_spec", moved)
-    assert provenance.engine_digest() != before
+    assert engine_digest() != before
 
 
 def test_the_manifest_tells_what_was_decided(finished: Path) -> None:
@@ -279,9 +277,8 @@ def test_the_manifest_tells_what_was_decided(finished: Path) -> None:
         "verdict_basis": result["verdict_basis"],
         "steps": 2,
         "exposure": result["exposure"],
-        "preset": "stable",
+        "preset": "paper",
         "seed": 0,
-        "bn_warm_start_passes": load_config(finished / "run" / "config.yaml").method.bn_warm_start_passes,
         "warmup_steps": 2,
     }
     assert manifest["inputs"]["frames"]["files"] == 6

@@ -30,7 +30,6 @@ from tests.engine.audit.opened_files import Watch
 from tests.engine.conftest import launcher
 from tests.engine.data.fabricate import fabricate
 
-ADAPT = sys.modules["sfda_engine.adapt"]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="inotify")
 
 
@@ -70,7 +69,7 @@ def test_the_kernel_sees_no_label_opened_before_the_weights_are_final_and_no_sou
     run, labels = tmp_path / "run", night_frames / "labels"
     run.mkdir()
     kernel = watch(labels, day_frames / "images", day_frames / "labels", run)
-    argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--run.steps", "2", "--target.num_workers", "1"]
+    argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--run.steps", "2", "--run.num_workers", "1"]
     argv += ["--evaluate.root", str(night_frames), "--source.root", str(day_frames)]
     process = start("-m", "sfda_engine.adapt", *argv)
     _, printed = process.communicate(timeout=400)
@@ -152,7 +151,7 @@ def test_a_refusal_outlives_a_kill_and_a_resume(
         raise SystemExit(9)
 
     with monkeypatch.context() as planted:
-        planted.setattr(ADAPT, "save_weights", leak_and_die)
+        planted.setattr("sfda_engine.pipelines.judging.save_weights", leak_and_die)
         with pytest.raises(SystemExit):
             main(argv)
     with (run / LOG).open("a") as log:

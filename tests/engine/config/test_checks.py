@@ -10,26 +10,26 @@ from sfda_engine.config.checks import check_same_world, validate
 from sfda_engine.config.schema import Config, EvaluateConfig, MethodConfig, TargetConfig
 from sfda_engine.errors import UserError
 
-NO_TARGET_TERM_NOR_TRANSFER: dict[str, Any] = {"alpha": 0.0, "beta": 0.0, "max_square_weight": 0.0}
+NO_TERM_BUT_IPSM: dict[str, Any] = {"alpha": 0.0, "beta": 0.0, "max_square_weight": 0.0, "pseudo_label_weight": 0.0}
 
 
 @pytest.mark.parametrize("without_ipsm", [{"gamma": 0.0}, {"patch_grid": 1}])
 def test_a_student_without_any_loss_is_refused(without_ipsm: dict[str, Any]) -> None:
-    method = MethodConfig(**NO_TARGET_TERM_NOR_TRANSFER, **without_ipsm)
+    method = MethodConfig(**NO_TERM_BUT_IPSM, **without_ipsm)
     with pytest.raises(UserError, match="without any loss"):
         validate(Config(method=method))
 
 
-@pytest.mark.parametrize("on", [{"alpha": 0.1}, {"beta": 0.1}, {"max_square_weight": 0.1}, {"gamma": 0.1}])
-def test_any_one_loss_is_enough(on: dict[str, Any]) -> None:
-    validate(Config(method=MethodConfig(**(NO_TARGET_TERM_NOR_TRANSFER | {"gamma": 0.0} | on))))
+@pytest.mark.parametrize("on", ["alpha", "beta", "max_square_weight", "pseudo_label_weight", "gamma"])
+def test_any_one_loss_is_enough(on: str) -> None:
+    validate(Config(method=MethodConfig(**(NO_TERM_BUT_IPSM | {"gamma": 0.0} | {on: 0.1}))))
 
 
 def test_a_fresh_student_on_running_target_statistics_is_refused() -> None:
     """The synthetic passes would change them between the forward and the backward pass of the target frames."""
-    with pytest.raises(UserError, match=r"target_bn running needs method\.student_init source"):
+    with pytest.raises(UserError, match=r"method\.target_bn.*method\.student_init"):
         validate(Config(method=MethodConfig(student_init="fresh", target_bn="running")))
-    validate(Config(method=MethodConfig(student_init="fresh")))
+    validate(Config(method=MethodConfig(student_init="fresh", target_bn="batch")))
     validate(Config(method=MethodConfig(target_bn="running")))
 
 

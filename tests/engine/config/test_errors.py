@@ -75,7 +75,7 @@ def test_a_list_without_brackets_is_shown_with_them(tmp_path: Path) -> None:
         ("method.alpha", "big", "float"),
         ("method.alpha", "[1]", "float"),
         ("method.lr", "true", "float"),
-        ("method.preset", "litteral", "one of: stable, literal"),
+        ("method.preset", "litteral", "one of: recommended, paper, literal"),
         ("evaluate.frames", "x", "int or null"),
         ("model.normalization.mean", "[1, 2]", "[float, float, float]"),
     ],
@@ -103,7 +103,8 @@ OUT_OF_RANGE = [
     ("target.size", "[31, 96]", "at least 32"),
     ("target.size", "[128, 31]", "at least 32"),
     ("target.batch_size", "1", "at least 2"),
-    ("target.num_workers", "-1", "at least 0"),
+    ("run.num_workers", "-1", "at least 0"),
+    ("run.num_workers", "1025", "at most 1024"),
     ("evaluate.frames", "0", "at least 1"),
     ("method.patch_grid", "0", "at least 1"),
     ("method.patch_grid", "97", "at most 96"),
@@ -117,16 +118,16 @@ OUT_OF_RANGE = [
     ("method.generator_lr", "-1", "above 0"),
     ("method.discriminator_lr", "0", "above 0"),
     ("method.clip_grad_norm", "0", "above 0"),
-    ("method.student_clip_grad_norm", "0", "above 0"),
-    ("method.momentum", "1", "below 1"),
-    ("method.generator_betas", "[0.5, 1.0]", "below 1"),
-    ("method.bn_momentum", "1.5", "at most 1"),
-    ("method.bn_warm_start_passes", "-1", "at least 0"),
+    ("method.bn_share", "-0.1", "at least 0"),
+    ("method.bn_share", "1.1", "at most 1"),
     ("method.synthetic_size", "[15, 32]", "at least 16"),
-    ("source.scale", "[1.5, 1.0]", "smallest"),
+    ("target.crop", "[31, 64]", "at least 32"),
+    ("target.size", "[128, 16385]", "at most 16384"),
+    ("target.batch_size", "65537", "at most 65536"),
+    ("source.lr", "0", "above 0"),
+    ("source.weight_decay", "-1", "at least 0"),
     ("evaluate.expected_source_miou", "-1", "at least 0"),
     ("evaluate.expected_source_miou", "100.5", "at most 100"),
-    ("source.jitter", "1.0", "below 1"),
 ]
 
 
@@ -147,9 +148,10 @@ def test_edges_of_the_ranges_are_permitted(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         "run: {steps: 1}\ntarget: {size: [32, 32], batch_size: 2}\n"
-        "method: {patch_grid: 32, alpha: 0, beta: 0, tau: 0, gamma: 0, warmup_steps: 0, momentum: 0}",
+        "method: {patch_grid: 32, alpha: 0, beta: 0, tau: 0, gamma: 0, warmup_steps: 0, bn_share: 0}",
     )
-    assert (config.target.size, config.method.patch_grid) == ((32, 32), 32)
+    assert (config.target.size, config.method.patch_grid, config.method.bn_share) == ((32, 32), 32, 0)
+    assert load(tmp_path, "", "--method.bn_share=1").method.bn_share == 1
 
 
 def test_steps_or_epochs(tmp_path: Path) -> None:

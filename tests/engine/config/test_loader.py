@@ -32,12 +32,13 @@ from sfda_engine.errors import UserError
 # Keys and defaults that outside scripts rely on (design, section 6).
 CONTRACT = """
 run: {output: null, seed: 0, steps: 600, epochs: null, mixed_precision: null, checkpoint_every: 100,
-      keep_last: 3, log_every: 10, gradient_accumulation: 1, resume: false}
+      keep_last: 3, log_every: 10, gradient_accumulation: 1, num_workers: 0, resume: false}
 model: {arch: null, num_classes: null, feature_layer: null, normalization: null, exposure: none}
 target: {dataset: folder, split: null, size: [128, 96], batch_size: 8}
-method: {preset: stable, alpha: 1.0, beta: 0.5, tau: 0.5, gamma: 0.01, max_square_weight: 0.1, patch_grid: 4,
-         temperature: 0.1, student_init: source, synthetic_size: null, warmup_steps: 100, lr: 2.5e-4,
-         generator_lr: 1.0e-3, discriminator_lr: 1.0e-4}
+method: {preset: recommended, alpha: 0.1, beta: 0.05, tau: 0.5, gamma: 0.01, max_square_weight: 0.1, patch_grid: 4,
+         temperature: 0.1, student_init: source, synthetic_size: null, warmup_steps: 100, lr: 3.0e-3,
+         generator_lr: 1.0e-3, discriminator_lr: 1.0e-4, pseudo_label_weight: 1.0, terms: stable, bn_share: null,
+         target_bn: running, synthetic_bn: batch, clip_grad_norm: 5.0}
 """
 
 
@@ -101,28 +102,70 @@ def test_optional_sections(tmp_path: Path) -> None:
 def test_literal_preset_is_the_paper_as_printed(tmp_path: Path) -> None:
     method = load(tmp_path, "", "--method.preset", "literal").method
     assert (method.generator_lr, method.discriminator_lr) == (0.1, 0.1)
-    assert (method.max_square_weight, method.max_square_scale) == (1.0, 1.0)
-    assert (method.attention, method.discrepancy, method.bns_norm) == ("dot", "linear", "sum_squares")
-    assert (method.warmup_steps, method.bn_warm_start_passes, method.clip_grad_norm) == (0, 0, None)
-    assert (method.synthetic_bn, method.target_bn, method.bn_momentum) == ("running", "batch", 0.1)
-    assert method.discriminator_input == "logits"
-    # What the paper prints and both presets share.
-    assert (method.alpha, method.beta, method.tau, method.gamma, method.lr) == (1.0, 0.5, 0.5, 0.01, 2.5e-4)
-    assert len(literal_warnings(method)) >= 6
-    assert literal_warnings(MethodConfig()) == []
+    assert (method.max_square_weight, method.temperature, method.terms) == (1.0, None, "printed")
+    assert (method.warmup_steps, method.bn_share, method.clip_grad_norm) == (0, 1.0, None)
+    assert (method.synthetic_bn, method.target_bn) == ("running", "batch")
+    assert {line.split(":")[0] for line in literal_warnings(method)} == {
+        f"method.{key}"
+        for key in ("generator_lr", "discriminator_lr", "max_square_weight", "temperature", "terms", "synthetic_bn")
+    }
+    # What the paper prints and both of its presets share.
+    paper = load(tmp_path, "", "--method.preset", "paper").method
+    for one in (method, paper):
+        assert (one.alpha, one.beta, one.tau, one.gamma, one.lr) == (1.0, 0.5, 0.5, 0.01, 2.5e-4)
+        assert one.pseudo_label_weight == 0
+    assert literal_warnings(paper) == literal_warnings(MethodConfig()) == []
 
 
-def test_explicit_keys_win_over_the_preset_even_at_the_stable_value(tmp_path: Path) -> None:
-    text = "method: {preset: literal, attention: cosine, clip_grad_norm: 1.0}"
+def test_the_paper_made_stable(tmp_path: Path) -> None:
+    method = load(tmp_path, "method: {preset: paper}").method
+    assert (method.max_square_weight, method.temperature, method.terms) == (0.1, 0.1, "stable")
+    assert (method.warmup_steps, method.bn_share, method.clip_grad_norm) == (100, 0.0, 1.0)
+    assert (method.synthetic_bn, method.target_bn) == ("batch", "batch")
+    assert (method.generator_lr, method.discriminator_lr) == (1e-3, 1e-4)
+
+
+def test_explicit_keys_win_over_the_preset_even_at_the_default_value(tmp_path: Path) -> None:
+    text = "method: {preset: literal, temperature: 0.1, clip_grad_norm: 5.0}"
     method = load(tmp_path, text, "--method.generator_lr", "1e-3").method
-    named = {"attention": "cosine", "clip_grad_norm": 1.0, "generator_lr": 1e-3}
+    named = {"temperature": 0.1, "clip_grad_norm": 5.0, "generator_lr": 1e-3}
     assert method == replace(MethodConfig(), preset="literal", **(PRESETS["literal"] | named))
     assert "method.generator_lr" not in "".join(literal_warnings(method))
 
 
 def test_command_line_preset_overrides_the_files(tmp_path: Path) -> None:
     text = "method: {preset: literal, gamma: 0.3}"
-    assert load(tmp_path, text, "--method.preset=stable").method == MethodConfig(gamma=0.3)
+    assert load(tmp_path, text, "--method.preset=recommended").method == MethodConfig(gamma=0.3)
+
+
+@pytest.mark.parametrize("key", ["target.root", "evaluate.root", "source.root", "model.weights"])
+def test_what_is_the_users_own_inherits_nothing_of_the_demo(key: str) -> None:
+    for config in (load_config(None, [f"--{key}", "mine"]), parse_command([f"--{key}=mine"], "p", "d", "demo")):
+        section, _, name = key.partition(".")
+        own = load_config("own")
+        there = getattr(own, section) or {"evaluate": EvaluateConfig(), "source": SourceConfig()}[section]
+        assert config == replace(own, **{section: replace(there, **{name: "mine"})})
+        assert config.name == "own"
+    assert load_config(None, [f"--{key}", "null"]).name == "demo"
+    assert load_config("demo", [f"--{key}", "mine", "--evaluate", "null"]).name == "demo"
+
+
+def test_a_root_means_a_folder_where_the_file_says_scenes(tmp_path: Path) -> None:
+    target = load_config("demo", ["--target.root", "mine", "--evaluate", "null"]).target
+    assert (target.dataset, target.root, target.split) == ("folder", "mine", None)
+    options = ["--target.root", "mine", "--target.dataset", "acdc", "--target.split", "night/train"]
+    target = load_config("demo", [*options, "--evaluate", "null"]).target
+    assert (target.dataset, target.root, target.split) == ("acdc", "mine", "night/train")
+    target = load_config("demo", ["--target.split", "dusk", "--target.root", "mine", "--evaluate", "null"]).target
+    assert (target.dataset, target.split) == ("folder", "dusk")
+    assert load_config("demo", ["--target.root", "null"]).target == load_config("demo").target
+
+
+def test_a_root_leaves_the_data_set_that_the_file_names() -> None:
+    config = load_config("gta5_to_cityscapes", ["--target.root", "mine", "--evaluate.root", "mine"])
+    assert config.evaluate is not None
+    for section, split in ((config.target, "train"), (config.evaluate, "val")):
+        assert (section.dataset, section.root, section.split) == ("cityscapes", "mine", split)
 
 
 @pytest.mark.parametrize("name", shipped_configs())
@@ -130,8 +173,9 @@ def test_shipped_configs_load_by_bare_name_and_start_with_their_command(name: st
     config = load_config(name)
     assert config.name == name
     header = (PACKAGE / "recipes" / f"{name}.yaml").read_text().splitlines()[0]
-    assert header.startswith(("# accelerate launch -m sfda_engine.adapt", "# python -m sfda_engine.train_source"))
-    assert name == "demo" or f"--config {name}" in header
+    commands = ("# sfda adapt", "# accelerate launch -m sfda_engine.adapt", "# python -m sfda_engine.train_source")
+    assert header.startswith(commands)
+    assert name in ("demo", "own") or f"--config {name}" in header
 
 
 def test_shipped_names() -> None:

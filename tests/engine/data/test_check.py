@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfda_engine.data.check import check as checker
-from sfda_engine.data.check import main, recognize
+from sfda_engine.data.check import SHOWN, main, recognize
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import exit_code
@@ -104,7 +103,7 @@ def test_half_extracted_archives_are_named(city: Path, capsys: pytest.CaptureFix
 def test_a_cut_file_is_found_outside_the_sample_too(
     city: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checker, "SAMPLE", 1)
+    monkeypatch.setattr("sfda_engine.data.check.SAMPLE", 1)
     cut = sorted((city / "leftImg8bit" / "train").rglob("*.png"))[2]
     cut.write_bytes(cut.read_bytes()[:-30])
     code, text = told(capsys, str(city))
@@ -115,7 +114,7 @@ def test_a_cut_file_is_found_outside_the_sample_too(
 def test_all_decodes_what_a_sample_leaves_out(
     city: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checker, "SAMPLE", 1)
+    monkeypatch.setattr("sfda_engine.data.check.SAMPLE", 1)
     label = sorted((city / "gtFine" / "train").rglob("*_labelIds.png"))[2]
     save(label, np.full(SIZE[::-1], 255, np.uint8))
     assert told(capsys, str(city))[0] == 0
@@ -154,7 +153,7 @@ def test_many_findings_are_counted_and_some_shown(tmp_path: Path, capsys: pytest
     code, text = told(capsys, str(tmp_path))
     assert code == 2
     assert "frames without a label: 16" in text
-    assert text.count("has no") == checker.SHOWN
+    assert text.count("has no") == SHOWN
     assert "and 11 more" in text
 
 

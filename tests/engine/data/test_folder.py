@@ -12,7 +12,7 @@ from PIL import Image
 
 from sfda_engine.config.schema import TargetConfig
 from sfda_engine.data.datasets import open_target
-from sfda_engine.data.folder import FolderLabelled, check_labels_there, list_images
+from sfda_engine.data.folder import FolderLabelled, check_labels_there, drop_corrupt, list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.errors import UserError
 
@@ -113,8 +113,8 @@ def corrupt_some(root: Path, good: int) -> list[Path]:
 def test_corrupt_frames_up_to_the_share_are_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bad = corrupt_some(tmp_path, good=9)
     with caplog.at_level(logging.WARNING):
-        images = open_target(TargetConfig(root=str(tmp_path), max_corrupt_share=0.25))  # 3 of 12: just within
-    assert [images.name(i) for i in range(len(images))] == [f"good_{i}" for i in range(9)]
+        found = drop_corrupt(list_images(tmp_path), max_share=0.25)  # 3 of 12: just within
+    assert [path.stem for path in found] == [f"good_{i}" for i in range(9)]
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == 3
     assert all(any(str(path) in message for message in warned) for path in bad)
@@ -122,14 +122,24 @@ def test_corrupt_frames_up_to_the_share_are_skipped_and_named(tmp_path: Path, ca
 
 def test_corrupt_frames_past_the_share_stop_with_their_names(tmp_path: Path) -> None:
     corrupt_some(tmp_path, good=8)
-    with pytest.raises(UserError, match=r"3 of 11 images cannot be decoded \(at most 25% .*cut\.jpg.*cut\.png"):
-        open_target(TargetConfig(root=str(tmp_path), max_corrupt_share=0.25))
+    with pytest.raises(UserError, match=r"3 of 11 .*25%.*cut\.jpg.*cut\.png"):
+        drop_corrupt(list_images(tmp_path), max_share=0.25)
+
+
+def test_one_target_frame_of_twenty_may_be_corrupt(tmp_path: Path) -> None:
+    corrupt = truncate(frame(tmp_path / "cut.png"))
+    for index in range(19):
+        frame(tmp_path / f"good_{index}.png")
+    assert len(open_target(TargetConfig(root=str(tmp_path)))) == 19
+    (tmp_path / "good_0.png").unlink()
+    with pytest.raises(UserError, match=rf"1 of 19 .*5%.*{corrupt.name}"):
+        open_target(TargetConfig(root=str(tmp_path)))
 
 
 def test_corrupt_frames_alone_are_an_error_whatever_the_share(tmp_path: Path) -> None:
     corrupt_some(tmp_path, good=0)
     with pytest.raises(UserError, match="3 of 3 images"):
-        open_target(TargetConfig(root=str(tmp_path), max_corrupt_share=1.0))
+        drop_corrupt(list_images(tmp_path), max_share=1.0)
 
 
 def test_evaluation_tolerates_no_corrupt_frame(tmp_path: Path) -> None:

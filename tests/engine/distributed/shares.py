@@ -19,7 +19,6 @@ from sfda_engine.losses.adversarial import adversarial_loss, discriminator_loss,
 from sfda_engine.losses.attention import AttentionSettings
 from sfda_engine.losses.bn_statistics import bns_loss, record_statistics
 from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
-from sfda_engine.losses.max_square import image_weighted_max_square
 from sfda_engine.losses.pseudo_label import pseudo_label_loss
 from sfda_engine.method.ranking import rank_target
 from sfda_engine.models.discriminator import PatchDiscriminator
@@ -82,10 +81,6 @@ def max_square(logits: Tensor, network: nn.Module) -> Tensor:
     return rank_target(logits, grid=GRID, size=SIZE).max_square
 
 
-def weighted_max_square(logits: Tensor, network: nn.Module) -> Tensor:
-    return image_weighted_max_square(logits, SIZE)
-
-
 def discriminated(logits: Tensor, network: nn.Module) -> Tensor:
     easy = rank_target(logits, grid=GRID, size=SIZE).easy
     return discriminator_loss(network, split_patches(logits, GRID), easy)
@@ -124,7 +119,7 @@ IMAGES, LOGITS = (3, 9, 11), (CLASSES, 4, 5)
 NORMS: dict[Function, tuple[int, ...]] = {bn_output: IMAGES, bn_unwritten: IMAGES, bns: IMAGES}
 TERMS: dict[Function, tuple[int, ...]] = dict.fromkeys(
     [
-        *(logarithm_of_mae, dad_ss, dad_st, max_square, weighted_max_square, discriminated, adversarial, all_easy_here),
+        *(logarithm_of_mae, dad_ss, dad_st, max_square, discriminated, adversarial, all_easy_here),
         *(pseudo_labelled, cross_entropy),
     ],
     LOGITS,

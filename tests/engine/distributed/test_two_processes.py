@@ -23,10 +23,10 @@ Launch = Callable[..., tuple[int, str]]
 Start = Callable[..., subprocess.Popen[str]]
 
 DOUBLE = str(Path(__file__).with_name("double_precision.py"))
-# everything on: class weights of L_TAR and of pseudo-labels over the batch, ClassMix, patches, transfer
+# everything on: class weights of pseudo-labels over the batch, ClassMix, patches, transfer
 EVERYTHING = [
     *("--run.steps", "10", "--method.warmup_steps", "3", "--target.batch_size", "8"),
-    *("--method.max_square_image_weighted", "true", "--method.pseudo_label_weight", "1"),
+    *("--method.pseudo_label_weight", "1"),
 ]
 
 

@@ -1,105 +1,175 @@
-"""The verdict from tables of scores, and that what is judged is what is shipped."""
+"""The verdict from scores, the scores from labels, and that a broken or collapsed model never ships."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-from collections.abc import Callable
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
-from sfda_engine.adapt import main
-from sfda_engine.exit_codes import exit_code
-from sfda_engine.judge.scores import sample_frames
-from sfda_engine.judge.verdict import decide, judge
-from sfda_engine.models.weights import read_weights
-from sfda_engine.pipelines.training import Trainer
+from sfda_engine.data.datasets import SceneImages
+from sfda_engine.judge.verdict import (
+    SOURCE,
+    START,
+    Defendant,
+    ModelScores,
+    decide,
+    information,
+    judge,
+    score,
+    seen,
+    suited,
+)
+from sfda_engine.models.preprocess import Normalization
+from sfda_engine.models.segmenter import SegmenterOutput
+from sfda_engine.views.probabilities import Look, Predictions, predict
+from sfda_engine.views.view import View
 
-WARM = (0.05, 0.7, 1.0)
-FAR = (0.07, 0.5, 0.4)
+SIZE, CLASSES, FRAMES = (48, 32), 3, 6
+VIEWS = tuple(View(exposure, size, 1.0) for exposure in ("none", "gamma") for size in (SIZE, (72, 48)))
+SOURCE_SCORES = (0.50, 0.0, 1.4)
 CASES: dict[str, tuple[dict[str, tuple[float, float, float]], str]] = {
-    # mutual information of views, mean IoU between sizes, mean IoU with the BN warm start's labels
-    "better in all": ({"source": FAR, "10": (0.04, 0.75, 0.8)}, "10"),
-    "the least disagreement of two": ({"source": FAR, "10": (0.044, 0.75, 0.8), "20": (0.041, 0.74, 0.8)}, "20"),
-    "the latest of equals": ({"source": FAR, "10": (0.04, 0.75, 0.8), "20": (0.04, 0.75, 0.8)}, "20"),
-    "views agree hardly more": ({"source": FAR, "10": (0.046, 0.75, 0.8)}, "bn_warm_start"),
-    "sizes agree hardly more": ({"source": FAR, "10": (0.04, 0.72, 0.8)}, "bn_warm_start"),
-    "surer, but classes vanished": ({"source": FAR, "10": (0.01, 0.9, 0.5)}, "bn_warm_start"),
-    "one snapshot before the collapse": ({"source": FAR, "10": (0.044, 0.75, 0.8), "20": (0.0, 1.0, 0.1)}, "10"),
-    "broken": ({"source": FAR, "10": (math.nan, 1.0, 0.1)}, "bn_warm_start"),
-    "broken, though it overlaps": ({"source": FAR, "10": (math.nan, 0.9, 0.9)}, "bn_warm_start"),
-    "a mild shift": ({"source": (0.03, 0.8, 0.8), "10": (0.06, 0.7, 0.9)}, "source"),
-    "adapted before the source": ({"source": (0.03, 0.8, 0.8), "10": (0.04, 0.75, 0.9)}, "10"),
-    "a source far from the warm start is not trusted": ({"source": (0.03, 0.8, 0.3), "10": WARM}, "bn_warm_start"),
+    # agreement, lead, information
+    "the student is best": ({START: (0.53, 3.0, 1.4), "30": (0.55, 4.0, 1.5)}, "30"),
+    "the better of two snapshots": ({START: (0.53, 3.0, 1.4), "30": (0.56, 4.0, 1.5), "60": (0.55, 4.0, 1.5)}, "30"),
+    "the latest of equals": ({START: (0.53, 3.0, 1.4), "30": (0.56, 4.0, 1.5), "60": (0.56, 4.0, 1.5)}, "60"),
+    "training spoilt it": ({START: (0.53, 3.0, 1.4), "30": (0.30, -9.0, 1.0)}, START),
+    "training was for nothing": ({START: (0.56, 4.0, 1.5), "30": (0.53, 3.0, 1.4)}, START),
+    "the start is worse than the source": ({START: (0.45, -3.0, 1.4), "30": (0.54, 3.0, 1.4)}, "30"),
+    "all are worse": ({START: (0.45, -3.0, 1.4), "30": (0.47, -2.0, 1.4)}, SOURCE),
+    "hardly better": ({START: (0.50, 0.0, 1.4), "30": (0.51, 4.0, 1.4)}, SOURCE),
+    "better on few frames": ({START: (0.50, 0.0, 1.4), "30": (0.55, 0.6, 1.4)}, SOURCE),
+    "agrees, but classes merge": ({START: (0.50, 0.0, 1.4), "30": (0.54, 4.0, 1.0)}, SOURCE),
+    "broken": ({START: (0.50, 0.0, 1.4), "30": (0.0, math.nan, math.nan)}, SOURCE),
+    "nothing but the source": ({}, SOURCE),
 }
-NAMES = ("mutual_information", "iou_scale", "iou_bn_warm_start")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_verdict_from_three_scores(name: str) -> None:
+def test_verdict_from_scores(name: str) -> None:
     table, expected = CASES[name]
-    scores = {one: dict(zip(NAMES, own, strict=True)) for one, own in ({"bn_warm_start": WARM} | table).items()}
+    scores = {one: ModelScores(*own) for one, own in ({SOURCE: SOURCE_SCORES} | table).items()}
     chosen, basis = decide(scores)
     assert chosen == expected
     assert basis
 
 
-def test_the_warm_start_itself_is_not_better_than_itself(trainer: Callable[..., Trainer]) -> None:
-    """Snapshots that have not moved: equal scores keep the warm start, and its weights to the bit."""
-    run = trainer()
-    warm = copy.deepcopy(run.networks.student)
-    judgement = judge(
-        run.networks.source,
-        warm,
-        {3: copy.deepcopy(warm)},
-        as_source=run.preprocess,
-        preprocess=run.preprocess,
-        frames=sample_frames(run.target),
-        size=run.config.target.size,
-    )
-    assert judgement.scores["3"] == judgement.scores["bn_warm_start"]
-    assert judgement.verdict in ("keep_bn_warm_start", "keep_source")
-    assert judgement.step is None
-    kept = warm if judgement.verdict == "keep_bn_warm_start" else run.networks.source
-    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in judgement.weights.items())
+class Toy(nn.Module):
+    """Class by brightness, with a head of its own to spoil."""
 
-
-def test_a_collapsed_student_is_not_shipped(
-    tiny_yaml: Path,
-    night_frames: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A head that says one class only, after every step: `adapted` is a model that knows the others, `last` is not."""
-    taken = Trainer.adapt_on
-
-    def collapses(self: Trainer, *arguments: object) -> object:
-        terms = taken(self, *arguments)  # type: ignore[arg-type]
-        head = self.networks.student.get_submodule("network.head")
-        assert isinstance(head, nn.Conv2d)
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, CLASSES, 1)
         with torch.no_grad():
-            head.weight.zero_()
-            head.bias.zero_()  # type: ignore[union-attr]
-            head.bias[0] = 50  # type: ignore[index]
-        return terms
+            self.head.weight.copy_(torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 3, 1, 1))
+            self.head.bias.copy_(torch.tensor([-1.0, 0.5, -1.0]))
 
-    monkeypatch.setattr(Trainer, "adapt_on", collapses)
-    run = tmp_path / "run"
-    argv = ["--config", str(tiny_yaml), "--run.output", str(run), "--method.guard", "false"]
-    assert exit_code(main, [*argv, "--evaluate.root", str(night_frames)]) == 0
-    result = json.loads((run / "result.json").read_text())
-    assert result["verdict"] in ("keep_bn_warm_start", "keep_source")
-    kept = result["verdict"].removeprefix("keep_")
-    assert f"verdict: {result['verdict']}; adapted.safetensors holds the weights of the" in capsys.readouterr().out
-    assert result["miou"]["adapted"] == result["miou"][kept]
-    assert "classes vanished" in result["verdict_basis"]
-    last, _ = read_weights(run / "last.safetensors")
-    adapted, _ = read_weights(run / "adapted.safetensors")
-    bias = next(name for name in last if name.endswith("head.bias"))
-    assert last[bias][0] == 50
-    assert adapted[bias][0] != 50
+    def forward(self, images: Tensor) -> SegmenterOutput:
+        return SegmenterOutput(self.head(images), images)
+
+
+def spoilt(bias: float) -> nn.Module:
+    network = Toy().eval()
+    with torch.no_grad():
+        network.head.bias[1] += bias
+    return network
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Image.Image]:
+    scenes = SceneImages("day", purpose="target", size=(96, 64), frames=FRAMES)
+    return [scenes.image(index) for index in range(FRAMES)]
+
+
+@pytest.fixture(scope="module")
+def witnesses(frames: list[Image.Image]) -> Predictions:
+    return predict(Toy().eval(), Normalization(), VIEWS, frames, frames)
+
+
+def models(*snapshots: nn.Module) -> dict[str, Defendant]:
+    own = {
+        SOURCE: Defendant(Toy().eval(), VIEWS[0]),
+        START: Defendant(Toy().eval(), VIEWS[2]),
+    }
+    return own | {str(step): Defendant(network, VIEWS[2]) for step, network in enumerate(snapshots, 1)}
+
+
+@pytest.mark.parametrize("bias", [1e3, -1e3, math.nan])
+def test_a_model_that_forgot_or_broke_never_ships(
+    bias: float, frames: list[Image.Image], witnesses: Predictions
+) -> None:
+    verdict = judge(models(spoilt(bias)), Normalization(), frames, witnesses)
+    assert verdict.model in (SOURCE, START)
+    assert verdict.verdict == f"keep_{verdict.model}"
+    assert set(verdict.scores) == {SOURCE, START, "1"}
+
+
+def test_equal_models_ship_the_source(frames: list[Image.Image], witnesses: Predictions) -> None:
+    same = {name: Defendant(Toy().eval(), VIEWS[0]) for name in (SOURCE, START, "1")}
+    verdict = judge(same, Normalization(), frames, witnesses)
+    assert verdict.verdict == "keep_source"
+    assert len({one.agreement for one in verdict.scores.values()}) == 1
+
+
+def test_a_repaired_source_is_credible(frames: list[Image.Image], witnesses: Predictions) -> None:
+    """The witnesses see the toy as it should be; the source that is judged has lost a class."""
+    wrong = models(Toy().eval()) | {SOURCE: Defendant(spoilt(1e3), VIEWS[0])}
+    verdict = judge(wrong, Normalization(), frames, witnesses)
+    assert verdict.verdict in ("adapted", "keep_start")
+    assert verdict.scores["1"].lead > 1
+
+
+def test_the_networks_stay_as_they_are(frames: list[Image.Image], witnesses: Predictions) -> None:
+    judged = models(spoilt(0.3))
+    before = {name: copy.deepcopy(model.network.state_dict()) for name, model in judged.items()}
+    judge(judged, Normalization(), frames, witnesses)
+    for name, model in judged.items():
+        assert all(torch.equal(value, before[name][key]) for key, value in model.network.state_dict().items())
+
+
+def test_agreement_is_the_mean_macro_iou_with_the_other_witnesses() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (4, FRAMES, 5, 7), generator=generator, dtype=torch.uint8)
+    blank = torch.zeros(4, FRAMES, 5, 7, dtype=torch.uint8)
+    presence = torch.full((4, FRAMES, CLASSES), 1 / CLASSES)
+    predictions = Predictions(VIEWS, labels, blank, torch.zeros(4, FRAMES), presence)
+    own = torch.randint(CLASSES, (FRAMES, 5, 7), generator=generator, dtype=torch.uint8)
+    looks = {
+        name: Look(maps, blank[0], torch.zeros(FRAMES), presence[0]) for name, maps in ((SOURCE, labels[0]), ("1", own))
+    }
+    scores = score(looks, {SOURCE: VIEWS[0], "1": VIEWS[0]}, predictions)
+
+    def overlap(first: np.ndarray, second: np.ndarray) -> float:
+        pairs = [(first == index, second == index) for index in range(CLASSES)]
+        return float(np.mean([(one & two).sum() / (one | two).sum() for one, two in pairs]))
+
+    arrays = labels.numpy()
+    assert scores["1"].agreement == pytest.approx(np.mean([overlap(own.numpy(), arrays[i]) for i in (1, 2, 3)]))
+    assert scores[SOURCE].agreement == pytest.approx(np.mean([overlap(arrays[0], arrays[i]) for i in (1, 2, 3)]))
+    assert scores[SOURCE].lead == 0
+    assert math.copysign(1, scores["1"].lead) == math.copysign(1, scores["1"].agreement - scores[SOURCE].agreement)
+
+
+def test_witnesses_have_the_share_of_the_view_or_the_nearest_and_are_not_the_view_itself() -> None:
+    shares, sizes = (0.0, 0.5, 1.0), (SIZE, (72, 48))
+    views = [View("none", size, share) for size in sizes for share in shares] + [View("gamma", SIZE, 0.5)]
+    assert suited(View("none", SIZE, 0.5), views) == [4, 6]
+    assert suited(View("none", SIZE, 1.0), views) == [5]
+    assert suited(View("none", SIZE, 0.6), views) == [4, 6]
+    assert suited(View("gamma", (72, 48), 0.5), views) == [1, 4, 6]
+
+
+@pytest.mark.parametrize(("entropy", "expected"), [(0.0, math.log(2)), (0.4, math.log(2) - 0.4)])
+def test_information_of_two_classes_that_share_the_frames(entropy: float, expected: float) -> None:
+    presence = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    look = Look(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), torch.full((2,), entropy), presence)
+    assert information(look) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_model_is_seen_with_its_mirror_image(frames: list[Image.Image], witnesses: Predictions) -> None:
+    own = seen(Defendant(Toy().eval(), VIEWS[0]), Normalization(), frames, witnesses)
+    assert torch.equal(own.labels, witnesses.labels[0])

@@ -13,7 +13,6 @@ import sfda_kernels
 from sfda_engine.losses.attention import AttentionSettings
 from sfda_engine.losses.bn_statistics import bns_loss, record_statistics
 from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
-from sfda_engine.losses.max_square import image_weighted_max_square
 from sfda_engine.losses.pseudo_label import SMOOTHING, pseudo_label_loss
 from sfda_engine.method.ranking import rank_target
 from sfda_engine.models.norms import GlobalBatchNorm, batch_moments
@@ -73,15 +72,6 @@ def entropy(logits: Tensor) -> Tensor:
     return torch.stack([cell.mean((1, 2)) for cell in cells], 1)
 
 
-def weighted_max_square(logits: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=logits.dtype)
-    for p in pixels(logits):
-        count = p.argmax(0).flatten().bincount(minlength=CLASSES)
-        weight = 1 / (count**0.2 * p[0].numel() ** 0.8).clamp_min(1)
-        total = total + (p.square().sum(0) * weight[p.argmax(0)]).sum()
-    return -total / (2 * len(logits) * CLASSES)
-
-
 def pseudo_label(logits: Tensor) -> Tensor:
     logits = interpolate(logits, SIZE, mode="bilinear")
     wanted, predicted = (x.flatten().bincount(minlength=CLASSES) for x in (LABELS, logits.argmax(1)))
@@ -106,7 +96,6 @@ ISLANDS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Ten
         lambda x: pixels(x).square().sum(1).mean() / -2,
         (LOGITS,),
     ),
-    "weighted max_square": (lambda x: image_weighted_max_square(x, SIZE), weighted_max_square, (LOGITS,)),
     "pseudo_label": (lambda x: pseudo_label_loss(x, LABELS), pseudo_label, (LOGITS,)),
 }
 

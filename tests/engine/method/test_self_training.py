@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
 
-from sfda_engine.config.schema import MethodConfig
+from sfda_engine.method.objective import Objective
 from sfda_engine.method.steps import SelfTraining, adaptation_step, self_training_terms
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.pipelines.training import Trainer
@@ -50,7 +49,7 @@ def test_only_adaptation_steps_are_given_pseudo_labels(trainer: Callable[..., Tr
 def test_the_term_enters_the_total_by_its_weight(trainer: Callable[..., Trainer]) -> None:
     run = trainer(*ON)
     batch = drawn(run, 0, 1)[0]
-    terms = self_training_terms(run.networks, batch, MethodConfig(pseudo_label_weight=0.3))
+    terms = self_training_terms(run.networks, batch, Objective(pseudo_label_weight=0.3))
     assert terms["total"].item() == pytest.approx(0.3 * terms["pseudo_label"].item())
     assert terms["pseudo_label"].item() > 0
 
@@ -60,7 +59,7 @@ def test_self_training_alone_moves_the_student_and_leaves_its_statistics_to_the_
 ) -> None:
     run = trainer(*ON)
     networks, images = run.networks, next(run.batches("adaptation", 0, 1))[1][0].images
-    alone = replace(run.config.method, alpha=0.0, beta=0.0, gamma=0.0, max_square_weight=0.0, pseudo_label_weight=1.0)
+    alone = Objective(tau=0.5, pseudo_label_weight=1.0, patch_grid=2)
     before = {name: value.clone() for name, value in networks.student.state_dict().items()}
     frozen = {name: value.clone() for name, value in networks.source.state_dict().items()}
     assert adaptation_step_with(run, images, alone, None) == {"student/total"}
@@ -76,10 +75,10 @@ def test_self_training_alone_moves_the_student_and_leaves_its_statistics_to_the_
 
 
 def adaptation_step_with(
-    run: Trainer, images: torch.Tensor, method: MethodConfig, batch: SelfTraining | None
+    run: Trainer, images: torch.Tensor, objective: Objective, batch: SelfTraining | None
 ) -> set[str]:
     """The names that one step logs."""
-    return set(adaptation_step(run.networks, run.updates, images, [], method, nullcontext, batch))
+    return set(adaptation_step(run.networks, run.updates, images, [], objective, nullcontext, batch))
 
 
 def test_a_run_lowers_the_loss_on_its_pseudo_labels(trainer: Callable[..., Trainer]) -> None:

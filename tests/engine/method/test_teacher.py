@@ -1,8 +1,9 @@
-"""Pseudo-labels: shares that the alignment reaches, thresholds, what the teacher averages, what stays untouched."""
+"""The teacher: what it averages, with which statistics, what its labels keep, what stays untouched."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -10,24 +11,36 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method import teacher as module
 from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.datasets import SceneImages
-from sfda_engine.method.teacher import PseudoLabelled, align_shares, calibrate, label_target, make_teacher, shifted
+from sfda_engine.method.teacher import (
+    Calibration,
+    Teacher,
+    align_shares,
+    calibrate,
+    label_frames,
+    make_teacher,
+    shifted,
+)
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import SegmenterOutput
+from sfda_engine.views.view import View
 
-SIZE, SCALES, CLASSES = (32, 24), (1.0, 1.5), 4
-DEVICE = torch.device("cpu")
+CLASSES = 4
+START = View("gamma", (32, 24), 0.4)
+VIEWS = [START, View("gamma", (48, 36), 0.7), View("none", (48, 36), 1.0)]
+FRAMES = 5
 
 
 class Toy(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, norm: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU())
         self.head = nn.Conv2d(8, CLASSES, 1)
 
     def forward(self, images: Tensor) -> SegmenterOutput:
@@ -36,18 +49,123 @@ class Toy(nn.Module):
 
 
 @pytest.fixture
-def student() -> nn.Module:
+def source() -> nn.Module:
     return Toy().eval()
 
 
 @pytest.fixture(scope="module")
 def target() -> SceneImages:
-    return SceneImages("night", purpose="target", size=(48, 36), frames=5)
+    return SceneImages("night", purpose="target", size=(96, 72), frames=FRAMES)
 
 
 @pytest.fixture
-def preprocess() -> Preprocess:
-    return Preprocess(Normalization())
+def teacher(source: nn.Module, target: SceneImages) -> Teacher:
+    return make_teacher(source, Normalization(), target, VIEWS)
+
+
+def pixels(frame: Image.Image, view: View) -> Tensor:
+    resized = frame.resize(view.size, Image.Resampling.BILINEAR)
+    image = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255
+    return Preprocess(Normalization(), view.exposure)(image)
+
+
+def network_under(view: View, target: SceneImages) -> nn.Module:
+    """The toy with its statistics written by hand: those of its first convolution's outputs over all frames."""
+    network = Toy().eval()
+    layer = network.features[1]
+    with torch.no_grad():
+        seen = network.features[0](torch.cat([pixels(target.image(index), view) for index in range(FRAMES)]))
+        layer.running_mean.copy_((1 - view.share) * seen.mean((0, 2, 3)) + view.share * layer.running_mean)
+        variance = seen.var((0, 2, 3), correction=0)
+        layer.running_var.copy_((1 - view.share) * variance + view.share * layer.running_var)
+    return network
+
+
+@torch.no_grad()
+def expected_probabilities(frame: Image.Image, target: SceneImages) -> Tensor:
+    maps = []
+    for view, mirrored in itertools.product(VIEWS, (False, True)):
+        image = pixels(frame, view)
+        logits = network_under(view, target)(image.flip(-1) if mirrored else image).logits
+        logits = logits.flip(-1) if mirrored else logits
+        maps.append(F.interpolate(logits, (36, 48), mode="bilinear", align_corners=False).softmax(1))
+    return torch.stack(maps).mean(0)
+
+
+def test_the_teacher_is_the_mean_over_views_and_mirrorings(teacher: Teacher, target: SceneImages) -> None:
+    assert teacher.size == (48, 36)
+    mean, start = teacher.look([target.image(0), target.image(3)])
+    expected = torch.cat([expected_probabilities(target.image(index), target) for index in (0, 3)])
+    torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        logits = network_under(START, target)(pixels(target.image(0), START)).logits
+    own = F.interpolate(logits, (36, 48), mode="bilinear", align_corners=False).argmax(1)
+    assert (start[:1] == own).double().mean() > 0.999
+
+
+def test_the_source_stays_as_it_is(source: nn.Module, target: SceneImages) -> None:
+    before = copy.deepcopy(source.state_dict())
+    teacher = make_teacher(source, Normalization(), target, VIEWS)
+    calibrate(teacher, target)
+    for name, value in source.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert not source.training
+    assert all(not layer.training for layer in batch_norm_layers(source).values())
+
+
+def test_no_pass_is_spent_on_statistics_that_no_view_uses(source: nn.Module, target: SceneImages) -> None:
+    untouched = [View("none", (32, 24), 1.0), View("gamma", (48, 36), 1.0)]
+    assert make_teacher(source, Normalization(), target, untouched).statistics == {}
+    teacher = make_teacher(source, Normalization(), target, [*VIEWS, View("gamma", (48, 36), 0.3)])
+    assert set(teacher.statistics) == {("gamma", (32, 24)), ("gamma", (48, 36))}
+
+
+def test_a_network_without_batch_norm_is_taught_as_well(target: SceneImages) -> None:
+    network = Toy(norm=False).eval()
+    teacher = make_teacher(network, Normalization(), target, [View("none", (32, 24), share) for share in (0.2, 1.0)])
+    mean, _ = teacher.look([target.image(1)])
+    alone, _ = make_teacher(network, Normalization(), target, [View("none", (32, 24), 1.0)]).look([target.image(1)])
+    torch.testing.assert_close(mean, alone)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2 * CLASSES * 36 * 48 * 2, 2**28])
+@pytest.mark.parametrize("drop", [0.0, 0.3])
+def test_labels_keep_the_sure_share_of_each_class(
+    teacher: Teacher, target: SceneImages, drop: float, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)
+    calibration = calibrate(teacher, target, drop)
+    assert len(calibration.kept) == min(FRAMES, kept_bytes // (2 * CLASSES * 36 * 48))
+    labels = list(label_frames(teacher, calibration, target, range(FRAMES)))
+    probabilities = torch.cat([expected_probabilities(target.image(index), target) for index in range(FRAMES)])
+    confidence, expected = shifted(probabilities, calibration.offsets).max(1)
+    found = torch.stack(labels)
+    assert found.dtype == torch.uint8
+    assert found.shape == (FRAMES, 36, 48)
+    labelled = found != 255
+    assert (found[labelled] == expected[labelled]).double().mean() > 0.99  # float16, and ties at the threshold
+    assert labelled.double().mean().item() == pytest.approx(1 - drop, abs=0.02)
+    for index in range(CLASSES):
+        if (expected == index).sum() > 200:
+            own = expected == index
+            assert labelled[own].double().mean().item() == pytest.approx(1 - drop, abs=0.05)
+            if drop:
+                assert confidence[own & labelled].min() > confidence[own & ~labelled].max() - 2e-3
+
+
+def test_labels_cover_the_shares_of_the_start(teacher: Teacher, target: SceneImages) -> None:
+    labels = torch.stack(list(label_frames(teacher, calibrate(teacher, target, 0.0), target, range(FRAMES))))
+    start = teacher.look([target.image(index) for index in range(FRAMES)])[1]
+    for index in range(CLASSES):
+        shares = [(maps == index).double().mean().item() for maps in (labels, start)]
+        assert shares[0] == pytest.approx(shares[1], abs=0.02)
+
+
+def test_any_order_and_part_of_the_frames_gives_the_same_labels(teacher: Teacher, target: SceneImages) -> None:
+    calibration = Calibration(torch.zeros(CLASSES), torch.zeros(CLASSES), {})
+    whole = list(label_frames(teacher, calibration, target, range(FRAMES)))
+    for index, label in zip((4, 1), label_frames(teacher, calibration, target, (4, 1)), strict=True):
+        assert (label == whole[index]).double().mean() > 0.999
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,119 +183,3 @@ def test_shares_that_hold_already_ask_for_no_offset() -> None:
     probabilities = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
     share = probabilities.argmax(1).bincount(minlength=3) / 500
     assert align_shares(probabilities, share).abs().max() < 1e-4
-
-
-def test_the_teacher_is_the_mean_over_scales_and_mirrorings(
-    student: nn.Module, target: SceneImages, preprocess: Preprocess
-) -> None:
-    teacher = make_teacher(student, preprocess, target, SIZE, SCALES, 2, DEVICE)
-    assert list(teacher.networks) == [(32, 24), (48, 36)]
-    frame = target.image(0)
-    views = []
-    for (width, height), network in teacher.networks.items():
-        resized = frame.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255
-        for mirrored in (False, True):
-            seen = preprocess(pixels.flip(-1) if mirrored else pixels)
-            with torch.no_grad():
-                logits = network(seen).logits
-            logits = logits.flip(-1) if mirrored else logits
-            views.append(F.interpolate(logits, (36, 48), mode="bilinear", align_corners=False).softmax(1))
-    torch.testing.assert_close(teacher.probabilities([frame]), sum(views) / 4)
-
-
-def test_scales_have_statistics_of_their_own_and_the_student_keeps_its(
-    student: nn.Module, target: SceneImages, preprocess: Preprocess
-) -> None:
-    before = copy.deepcopy(student.state_dict())
-    teacher = make_teacher(student, preprocess, target, SIZE, SCALES, 2, DEVICE)
-    for name, value in student.state_dict().items():
-        assert torch.equal(value, before[name])
-    plain, large = ([layer.running_mean for layer in batch_norm_layers(n).values()] for n in teacher.networks.values())
-    assert torch.equal(plain[0], before["features.1.running_mean"])
-    images = torch.stack(
-        [
-            torch.from_numpy(np.array(target.image(i).resize((48, 36), Image.Resampling.BILINEAR))).permute(2, 0, 1)
-            for i in range(5)
-        ]
-    )
-    with torch.no_grad():
-        seen = teacher.networks[(48, 36)].features[0](preprocess(images.float() / 255))
-    # a cumulative average over batches of 2, 2 and 1
-    expected = torch.stack([part.mean((0, 2, 3)) for part in seen.split(2)]).mean(0)
-    torch.testing.assert_close(large[0], expected)
-
-
-@pytest.mark.parametrize("drop", [0.0, 0.3])
-def test_labels_keep_the_confident_share_of_each_class(
-    student: nn.Module, target: SceneImages, preprocess: Preprocess, drop: float
-) -> None:
-    labelled = label(student, student, preprocess, target, drop=drop)
-    assert len(labelled) == len(target)
-    teacher = make_teacher(student, preprocess, target, SIZE, SCALES, 2, DEVICE)
-    offsets, thresholds = calibrate(teacher, target, drop, 2)
-    for index in range(len(target)):
-        confidence, expected = shifted(teacher.probabilities([target.image(index)]), offsets).max(1)
-        expected[confidence < thresholds[expected]] = 255
-        stored = torch.from_numpy(np.array(labelled.labels[index]))
-        # batches of one and of two round differently where a pixel is at a tie or at the threshold
-        assert (stored != expected[0]).float().mean() < 0.01
-    stored = torch.stack([torch.from_numpy(np.array(label)) for label in labelled.labels])
-    assert (stored == 255).float().mean().item() == pytest.approx(drop, abs=0.04)
-
-
-def test_the_other_scales_keep_the_sources_share_of_statistics(
-    student: nn.Module, target: SceneImages, preprocess: Preprocess
-) -> None:
-    source = copy.deepcopy(student)
-    with torch.no_grad():
-        for layer in batch_norm_layers(source).values():
-            layer.running_mean.copy_(torch.randn(8) * 3)
-    expected = make_teacher(student, preprocess, target, SIZE, SCALES, 2, DEVICE)
-    (large,) = (network for size, network in expected.networks.items() if size != SIZE)
-    for own, origin in zip(batch_norm_layers(large).values(), batch_norm_layers(source).values(), strict=True):
-        own.running_mean.copy_(0.6 * own.running_mean + 0.4 * origin.running_mean)
-        own.running_var.copy_(0.6 * own.running_var + 0.4 * origin.running_var)
-    offsets, _ = calibrate(expected, target, 0.0, 2)
-    labelled = label(student, source, preprocess, target, drop=0.0, source_share=0.4)
-    unmixed = label(student, source, preprocess, target, drop=0.0)
-    differing = 0
-    for index in range(len(target)):
-        wanted = shifted(expected.probabilities([target.image(index)]), offsets).argmax(1)[0]
-        assert (torch.from_numpy(np.array(labelled.labels[index])) != wanted).float().mean() < 0.01
-        differing += int((np.array(labelled.labels[index]) != np.array(unmixed.labels[index])).sum())
-    assert differing > 0
-
-
-def label(
-    student: nn.Module,
-    source: nn.Module,
-    preprocess: Preprocess,
-    target: SceneImages,
-    *,
-    drop: float,
-    source_share: float = 0.0,
-) -> PseudoLabelled:
-    return label_target(
-        student,
-        preprocess,
-        target,
-        size=SIZE,
-        scales=SCALES,
-        drop=drop,
-        batch_size=2,
-        device=DEVICE,
-        source=source,
-        source_share=source_share,
-        progress=False,
-    )
-
-
-def test_a_label_comes_at_its_frames_own_size(target: SceneImages) -> None:
-    small = Image.fromarray(np.array([[0, 1], [2, 255]], dtype=np.uint8))
-    labelled = PseudoLabelled(target, [small] * 5, [(48, 36)] * 5)
-    label = labelled.label(3)
-    assert label.size == labelled.image(3).size == (48, 36)
-    assert set(np.unique(np.array(label))) == {0, 1, 2, 255}
-    assert np.array(label)[0, 0] == 0
-    assert np.array(label)[-1, -1] == 255

@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
-from sfda_engine.models.generator import Generator, View
+from sfda_engine.models.generator import Generator
 
 
 @settings(max_examples=20, deadline=None)
@@ -54,42 +53,6 @@ def test_latent_size_and_too_small_a_size() -> None:
         Generator((7, 64))
 
 
-@pytest.mark.parametrize(("top", "left", "size"), [(0, 0, (32, 64)), (37, 51, (40, 33)), (68, 128, (32, 64))])
-def test_a_window_is_the_part_of_the_whole(top: int, left: int, size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    generator = Generator((100, 192), width=4).eval().double()
-    z = torch.randn(2, 256, dtype=torch.float64)
-    whole = generator(z)
-    part = generator(z, View(size, (top, left)))
-    torch.testing.assert_close(part, whole[..., top : top + size[0], left : left + size[1]], rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("size", [(24, 40), (48, 80), (50, 90), (96, 160)])
-def test_the_same_weights_draw_other_sizes_of_the_same_frame(size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    generator = Generator((48, 80), width=4)
-    z = torch.randn(2, 256)
-    samples = generator(z, View(size))
-    assert samples.shape == (2, 3, *size)
-    variance, mean = torch.var_mean(samples.double(), dim=(0, 2, 3), correction=0)
-    torch.testing.assert_close(mean, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-4)
-    torch.testing.assert_close(variance, torch.ones(3, dtype=torch.float64), rtol=0, atol=5e-3)
-    # the layout is that of the same latents' frame, in coarse cells, and not that of others
-    frames = (samples, generator(z), generator(torch.randn(2, 256)))
-    coarse = torch.stack([functional.adaptive_avg_pool2d(images, (3, 5)).flatten() for images in frames])
-    own, other = torch.corrcoef(coarse)[0, 1:]
-    assert own > other + 0.25
-
-
-def test_a_window_costs_what_a_window_costs() -> None:
-    generator = Generator((256, 512), width=4)
-    drawn = []
-    generator.to_image.register_forward_pre_hook(lambda _, inputs: drawn.append(inputs[0][0, 0].numel()))
-    generator(torch.randn(2, 256), View((32, 64), (96, 160)))
-    assert drawn == [34 * 66]
-
-
-def test_features_of_a_view() -> None:
-    features = torch.arange(8 * 16.0).view(1, 1, 8, 16)
-    assert View((32, 64)).of_features(features, (64, 128)) is features
-    assert torch.equal(View((32, 64), (16, 32)).of_features(features, (64, 128)), features[..., 2:6, 4:12])
+@pytest.mark.parametrize(("size", "channels"), [((96, 128), 32), ((99, 512), 32), ((100, 128), 64), ((256, 512), 64)])
+def test_sides_under_100_pixels_take_half_the_channels(size: tuple[int, int], channels: int) -> None:
+    assert Generator(size).to_image.in_channels == channels

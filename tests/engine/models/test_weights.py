@@ -35,7 +35,7 @@ INFO = WeightsInfo(
     exposure="gamma",
     size=(128, 96),
     source_sha256="ab" * 32,
-    method="sfda stable",
+    method="sfda paper",
 )
 
 

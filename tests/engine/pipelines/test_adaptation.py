@@ -57,7 +57,7 @@ def test_run_folder_is_the_contract(
     assert info is not None
     assert info.source_sha256 == hashlib.sha256(source_weights.read_bytes()).hexdigest()
     result = strict_json(run / "result.json")
-    assert (info.method, info.exposure, info.size) == ("sfda stable", result["exposure"], (32, 32))
+    assert (info.method, info.exposure, info.size) == ("sfda paper", result["exposure"], (32, 32))
     assert (info.arch, info.feature_layer) == ("sfda_toy:segmenter", "encoder")
 
     assert result == done.result
@@ -118,10 +118,10 @@ def test_without_labels_there_are_no_scores(tiny: Callable[..., Config], tmp_pat
 def test_literal_says_what_is_known_to_break(
     tiny: Callable[..., Config], quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = adapt(tiny("--method.discrepancy", "linear"))
+    done = adapt(tiny("--method.terms", "printed"))
     assert done is not None
-    assert done.result["warnings"][0].startswith("method.discrepancy:")  # those of the intake follow
-    assert "method.discrepancy" in caplog.text
+    assert done.result["warnings"][0].startswith("method.terms:")  # those of the intake follow
+    assert "method.terms" in caplog.text
 
 
 def test_api_is_functions_even_where_the_commands_were_imported() -> None:

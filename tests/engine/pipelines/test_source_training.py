@@ -107,7 +107,7 @@ def test_what_adaptation_alone_reads_may_differ_in_a_resumed_training(
         (["--model.classes", "camvid", "--model.num_classes", "9"], "contradicts"),
         (["--model.backbone_weights", "no.pth"], "no encoder that ImageNet weights fit"),
         (["--source.batch_size", "1"], "source.batch_size is 1"),
-        (["--source.scale", "[2, 1]"], "source.scale"),
+        (["--source.scale", "[2, 1]"], "source.augment"),
     ],
 )
 def test_mistake_leaves_no_trace(

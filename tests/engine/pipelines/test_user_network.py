@@ -57,5 +57,5 @@ def test_a_u_net_is_adapted_judged_and_certified(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "run" / "adapted.safetensors").is_file()
 
     assert {found.what: found.status for found in certify(tmp_path / "run")}[f"code of {ARCH}"] == "ok"
-    monkeypatch.setattr("sfda_engine.certify.module_digest", lambda arch: "another file's")
+    monkeypatch.setattr("sfda_engine.audit.certificate.module_digest", lambda arch: "another file's")
     assert {found.what: found.status for found in certify(tmp_path / "run")}[f"code of {ARCH}"] == "other"

@@ -11,6 +11,7 @@ from sfda_engine.config.schema import Config, EvaluateConfig
 from sfda_engine.data.classes import class_set, expand_subset
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.evaluation.expectation import deviation_warnings, expectation
+from sfda_engine.pipelines import source_training, training
 
 DEEPLAB, SEGNET = "deeplabv3_resnet50", "segnet_vgg16"
 # source recipe: network, source and target data, epochs, classes, mIoU of "source only" on the target
@@ -46,8 +47,8 @@ def test_source_recipe_is_the_paper_s(name: str) -> None:
     assert source is not None
     assert (config.run.epochs, config.model.arch, source.dataset) == (epochs, arch, data)
     assert (source.size, source.batch_size) == ((512, 256), 8)
-    assert (source.lr, source.momentum, source.weight_decay, config.method.poly_power) == (2.5e-4, 0.9, 1e-4, 0.9)
-    assert (source.flip, source.scale, source.jitter) == (True, (1.0, 1.0), 0.0)
+    assert (source.lr, source.weight_decay, source.augment) == (2.5e-4, 1e-4, False)
+    assert (source_training.MOMENTUM, source_training.POLY_POWER) == (0.9, 0.9)
     assert config.model.backbone_weights == "imagenet"
     assert not config.model.download
     assert len(class_set(config.model.classes or "").names) == classes
@@ -69,7 +70,8 @@ def test_adaptation_is_the_paper_s_and_scores_what_its_source_knows(name: str) -
     )
     assert (method.alpha, method.beta, method.tau, method.gamma) == (1.0, 0.5, 0.5, 0.01)
     assert method.patch_grid in (3, 4, 5)
-    assert (method.lr, method.momentum, method.weight_decay, method.poly_power) == (2.5e-4, 0.9, 1e-4, 0.9)
+    assert (method.preset, method.lr) == ("paper", 2.5e-4)
+    assert (training.MOMENTUM, training.WEIGHT_DECAY, training.POLY_POWER) == (0.9, 1e-4, 0.9)
     assert (target.root, evaluate.root, config.model.weights) == (None, None, None)
     assert evaluate == target_of(source)
     assert expand_subset(evaluate.subset or ()) == class_set(source.model.classes or "").names

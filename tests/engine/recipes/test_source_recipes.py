@@ -47,7 +47,7 @@ def command(name: str, data: dict[str, Path], folder: Path, *argv: str) -> list[
     source, target = RECIPES[name]
     roots = ["--source.root", str(data[source]), "--evaluate.root", str(data[target])]
     city = ["--evaluate.split", "Rio"] if target == "crosscity" else []
-    small = ["--run.steps", "2", "--source.size", "[64, 32]", "--source.batch_size", "2", "--source.num_workers", "0"]
+    small = ["--run.steps", "2", "--source.size", "[64, 32]", "--source.batch_size", "2", "--run.num_workers", "0"]
     return ["--config", name, "--run.output", str(folder), *roots, *city, *small, *TINY, *argv]
 
 
@@ -66,8 +66,8 @@ def toy_source(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 def adaptation(toy_source: Path, root: Path, folder: Path, *argv: str) -> list[str]:
     """The recipe gta5_to_cityscapes at 64x32 for one step of two frames."""
     roots = ["--model.weights", str(toy_source), "--target.root", str(root), "--evaluate.root", str(root)]
-    small = ["--run.steps", "1", "--target.size", "[64, 32]", "--target.batch_size", "2", "--target.num_workers", "0"]
-    small += ["--method.synthetic_size", "[32, 16]", "--method.warmup_steps", "1", "--method.generator_width", "8"]
+    small = ["--run.steps", "1", "--target.size", "[64, 32]", "--target.batch_size", "2", "--run.num_workers", "0"]
+    small += ["--method.synthetic_size", "[32, 16]", "--method.warmup_steps", "1"]
     return ["--run.output", str(folder), *roots, *small, *TINY, *argv]
 
 
@@ -90,7 +90,7 @@ def test_recipe_warns_of_a_source_that_deviates(
 @pytest.mark.parametrize("name", ["synthia_source", "gta5_source_segnet"])
 def test_recipe_with_its_own_network(name: str, data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sfda_engine.train_source.save_checkpoint", lambda *arguments, **options: None)  # 0.3 GB each
+        patch.setattr("sfda_engine.training.loop.save_checkpoint", lambda *arguments, **options: None)  # 0.3 GB each
         assert exit_code(main, command(name, data, tmp_path / "run")) == 0
     written, recipe = scores(tmp_path / "run"), load_config(name)
     _, info = read_weights(tmp_path / "run" / "source.safetensors")
@@ -113,13 +113,14 @@ log, labels, *argv = sys.argv[1:]
 sys.addaudithook(watch)
 
 from sfda_engine import train_source
-true_run = train_source.run_training
+from sfda_engine.pipelines import source_training
+true_run = source_training.run_training
 def run(*arguments):
     global done
     model = true_run(*arguments)
     done = True
     return model
-train_source.run_training = run
+source_training.run_training = run
 code = train_source.main(argv)
 with open(log, "w") as file:
     json.dump(opened, file)
@@ -295,7 +296,7 @@ def test_labels_that_adaptation_cannot_read_cost_no_adaptation(
     adapted = (tmp_path / "run" / "adapted.safetensors").read_bytes()
     for path, content in kept.items():
         path.write_bytes(content)
-    monkeypatch.setattr("sfda_engine.training.loop.Trainer.adapt_on", None)  # no step is taken any more
+    monkeypatch.setattr("sfda_engine.pipelines.training.Trainer.adapt_on", None)  # no step is taken any more
     done = adapt(load_config("gta5_to_cityscapes", [*options, "--run.resume", "true"]))
     assert done is not None
     assert done.result["miou"]["adapted"] >= 0

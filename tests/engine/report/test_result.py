@@ -11,7 +11,7 @@ import torch
 
 from sfda_engine.config.schema import Config, MethodConfig, RunConfig
 from sfda_engine.evaluation.scores import Evaluation, Scores
-from sfda_engine.judge.verdict import Judgement
+from sfda_engine.judge.verdict import ModelScores, Verdict
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.report.result import Result, as_json
 

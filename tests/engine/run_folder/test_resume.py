@@ -49,7 +49,7 @@ def test_other_values_are_named(options: list[str], words: str, tiny: Callable[.
     "options",
     [
         ["--run.output", "elsewhere", "--run.resume", "true", "--run.keep_last", "7", "--run.export", "true"],
-        ["--run.log_with", "tensorboard", "--target.num_workers", "2"],
+        ["--run.log_with", "tensorboard", "--run.num_workers", "2"],
         ["--evaluate.root", "labelled", "--evaluate.subset", "[road]"],
         ["--source.root", "elsewhere", "--source.lr", "1"],
         ["--model.weights", "moved.safetensors"],

@@ -14,7 +14,7 @@ from sfda_engine.config.schema import Config
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.exit_codes import exit_code
-from sfda_engine.method.teacher import PseudoLabelled
+from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.pipelines.networks import load_segmenter
 from sfda_engine.run_folder.start import Start, find_start, load_start, save_start
 from tests.engine.run_folder.killing import leavings

@@ -338,10 +338,10 @@ def test_temperature_must_be_positive_and_finite(temperature: float) -> None:
 @pytest.mark.parametrize("bad", [maps(2, 3, 4), torch.zeros(1, 2, 2, 2, dtype=torch.int64), maps(0, 2, 2, 2)])
 def test_bad_features(bad: Tensor) -> None:
     for function in (attend, spatial_attention, channel_attention):
-        with pytest.raises(ValueError, match="^features"):
+        with pytest.raises(ValueError, match=r"^features"):
             function(bad)
     for pair in (attention_kl, attention_l1):
-        with pytest.raises(ValueError, match="^features"):
+        with pytest.raises(ValueError, match=r"^features"):
             pair(maps(1, 2, 2, 2), bad)
 
 

@@ -265,9 +265,9 @@ def test_bad_input(shape: tuple[int, ...], grid: int, size: Any, name: str) -> N
 
 
 def test_integer_logits_and_flat_entropies_are_refused() -> None:
-    with pytest.raises(ValueError, match="^logits"):
+    with pytest.raises(ValueError, match=r"^logits"):
         patch_entropy(torch.zeros(1, 2, 3, 3, dtype=torch.int64), 1, (3, 3))
-    with pytest.raises(ValueError, match="^entropy"):
+    with pytest.raises(ValueError, match=r"^entropy"):
         rank_patches(torch.zeros(4))
 
 

@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 
 import sfda_kernels
-from sfda_engine.config.schema import MethodConfig
 from sfda_engine.distributed.optimizer_step import Update
+from sfda_engine.method.objective import Objective
 from sfda_engine.method.steps import Networks, Updates, adaptation_step
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
@@ -50,12 +50,12 @@ def curve(device: str, size: tuple[int, int]) -> list[dict[str, float]]:
 
     updates = Updates(update(networks.student), update(networks.generator), update(networks.discriminator))
     draw = torch.Generator().manual_seed(1)
-    method = MethodConfig(patch_grid=2, gamma=0.1, tau=0.5)
+    objective = Objective(alpha=1.0, beta=0.5, tau=0.5, gamma=0.1, max_square_weight=0.1, patch_grid=2)
     terms = []
     for _ in range(STEPS):
         images = torch.randn(BATCH, 3, *size, generator=draw).to(device)
         latents = [torch.randn(BATCH, 256, generator=draw).to(device) for _ in range(2)]
-        step = adaptation_step(networks, updates, images, latents, method, nullcontext)
+        step = adaptation_step(networks, updates, images, latents, objective, nullcontext)
         terms.append({name: value.item() for name, value in step.items()})
     return terms
 

@@ -15,24 +15,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfda_engine.config.presets import PRESETS
-from sfda_engine.config.schema import MethodConfig
 from sfda_engine.method import steps
+from sfda_engine.method.objective import Objective
 from sfda_engine.method.steps import Networks, Updates, adaptation_step, target_forward
 from sfda_engine.models.norms import batch_norm_statistics
 
 GRID, TARGET, SYNTHETIC = 2, (24, 32), (16, 20)
-METHOD = MethodConfig(patch_grid=GRID)
+PAPER = Objective(alpha=1.0, beta=0.5, tau=0.5, gamma=0.01, max_square_weight=0.1, patch_grid=GRID)
 SOURCE, STUDENT, GENERATOR, DISCRIMINATOR = ROLES = ("source", "student", "generator", "discriminator")
 Snapshot = dict[str, dict[str, Tensor]]
-Step = Callable[[MethodConfig], dict[str, Tensor]]
+Step = Callable[..., dict[str, Tensor]]
 
 
 @pytest.fixture
 def step(networks: Networks, updates: Updates, images: Tensor, latents: list[Tensor]) -> Step:
-    """One adaptation step of `networks` by a configuration; returns the logged terms."""
-    return lambda method: adaptation_step(
-        networks, updates, images, latents[: method.generator_steps + 1], method, nullcontext
+    """step(objective, generator_steps=1): one adaptation step of `networks`; returns the logged terms."""
+    return lambda objective, generator_steps=1: adaptation_step(
+        networks, updates, images, latents[: generator_steps + 1], objective, nullcontext
     )
 
 
@@ -57,26 +56,26 @@ def gradients(networks: Networks) -> set[str]:
     return {role for role in ROLES if any(p.grad is not None for p in getattr(networks, role).parameters())}
 
 
-@pytest.mark.parametrize("discrepancy", ["log", "linear"])
-def test_the_totals_are_the_equations(step: Step, networks: Networks, discrepancy: Any) -> None:
-    method = replace(
-        METHOD,
+@pytest.mark.parametrize("printed", [False, True])
+def test_the_totals_are_the_equations(step: Step, networks: Networks, printed: bool) -> None:
+    objective = replace(
+        PAPER,
         bns_weight=0.7,
         alpha=1.3,
         beta=0.6,
         tau=0.4,
         gamma=0.9,
         max_square_weight=0.8,
-        discrepancy=discrepancy,
+        printed=printed,
     )
-    terms = {name: value.item() for name, value in step(method).items()}
+    terms = {name: value.item() for name, value in step(objective).items()}
     assert terms.keys() == {
         *(f"generator/{name}" for name in ("bns", "dad_st", "mae", "dad_ss", "total")),
         *(f"student/{name}" for name in ("max_square", "adversarial", "mae", "dad_ss", "total")),
         "discriminator/bce",
     }
     assert all(math.isfinite(value) for value in terms.values())
-    bounded: Callable[[float], float] = math.log1p if discrepancy == "log" else float
+    bounded: Callable[[float], float] = float if printed else math.log1p
     eq11 = 0.7 * terms["generator/bns"] + 0.4 * terms["generator/dad_st"]
     eq11 -= 1.3 * bounded(terms["generator/mae"]) + 0.6 * bounded(terms["generator/dad_ss"])
     assert terms["generator/total"] == pytest.approx(eq11, rel=1e-5)
@@ -85,10 +84,14 @@ def test_the_totals_are_the_equations(step: Step, networks: Networks, discrepanc
     assert terms["student/total"] == pytest.approx(eq16, rel=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["stable", "literal"])
-def test_a_step_moves_all_but_the_source(step: Step, networks: Networks, preset: str) -> None:
-    method, before = replace(METHOD, **PRESETS[preset]), snapshot(networks)
-    step(method)
+@pytest.mark.parametrize(
+    "objective",
+    [PAPER, replace(PAPER, max_square_weight=1.0, temperature=None, printed=True, synthetic_bn="running")],
+    ids=["paper", "literal"],
+)
+def test_a_step_moves_all_but_the_source(step: Step, networks: Networks, objective: Objective) -> None:
+    before = snapshot(networks)
+    step(objective)
     assert changed(networks, before, weights_only=True) == {STUDENT, GENERATOR, DISCRIMINATOR}
     assert SOURCE not in changed(networks, before)
     assert gradients(networks) == set()
@@ -118,7 +121,7 @@ def test_what_is_switched_off_is_neither_computed_nor_moved(
     missing: set[str],
 ) -> None:
     before = snapshot(networks)
-    terms = step(replace(METHOD, **off))
+    terms = step(replace(PAPER, **off))
     assert changed(networks, before) == {STUDENT, GENERATOR, DISCRIMINATOR} - unmoved
     assert not [name for name in terms if name.startswith(tuple(missing))]
 
@@ -136,7 +139,7 @@ def test_target_frames_pass_the_student_once_and_the_source_never(
         getattr(networks, role).register_forward_pre_hook(
             lambda module, args, role=role: passes.update([(role, tuple(args[0].shape[2:]))])
         )
-    step(replace(METHOD, generator_steps=generator_steps, **off))
+    step(replace(PAPER, **off), generator_steps)
     synthetic = 0 if "alpha" in off else generator_steps + 1
     expected = {(STUDENT, TARGET): 1, (STUDENT, SYNTHETIC): synthetic, (SOURCE, SYNTHETIC): synthetic}
     assert passes == Counter(expected)
@@ -154,7 +157,7 @@ def test_the_target_pass_writes_the_students_statistics_and_the_synthetic_ones_d
     before = written(networks)
     with torch.no_grad(), batch_norm_statistics(alone, "update"):
         alone(images)
-    step(replace(METHOD, synthetic_bn=synthetic_bn))
+    step(replace(PAPER, synthetic_bn=synthetic_bn))
     for name, buffer in alone.named_buffers():
         assert torch.equal(written(networks)[name], buffer), name
         assert not torch.equal(before[name], buffer), name
@@ -163,7 +166,7 @@ def test_the_target_pass_writes_the_students_statistics_and_the_synthetic_ones_d
 @pytest.mark.parametrize("synthetic_bn", ["batch", "running"])
 def test_frozen_target_statistics_stay_bit_equal(step: Step, networks: Networks, synthetic_bn: Any) -> None:
     before = written(networks)
-    step(replace(METHOD, target_bn="running", synthetic_bn=synthetic_bn))
+    step(replace(PAPER, target_bn="running", synthetic_bn=synthetic_bn))
     for name, buffer in written(networks).items():
         assert torch.equal(before[name], buffer), name
 
@@ -171,11 +174,11 @@ def test_frozen_target_statistics_stay_bit_equal(step: Step, networks: Networks,
 def test_a_fresh_student_writes_synthetic_statistics_and_no_target_ones(
     step: Step, networks: Networks, images: Tensor
 ) -> None:
-    method = replace(METHOD, student_init="fresh", generator_steps=2)
+    objective = replace(PAPER, fresh=True)
     before = written(networks)
-    target_forward(networks, images, method)
+    target_forward(networks, images, objective)
     assert all(torch.equal(before[name], buffer) for name, buffer in written(networks).items())
-    step(method)
+    step(objective, generator_steps=2)
     counts = [written(networks)[name] - before[name] for name in before if name.endswith("num_batches_tracked")]
     assert counts == [3, 3]  # two generator steps and the student's own
     assert not torch.equal(written(networks)["encoder.1.running_mean"], before["encoder.1.running_mean"])
@@ -194,5 +197,5 @@ def test_the_target_pass_is_let_go_before_the_generators_begins(
 
     monkeypatch.setattr(steps, "target_forward", watched)
     networks.generator.register_forward_pre_hook(lambda *_: alive_at_generator.append(logits[0]() is not None))
-    step(METHOD)
+    step(PAPER)
     assert alive_at_generator == [False, False]

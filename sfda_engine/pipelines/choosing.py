@@ -1,0 +1,72 @@
+"""Which view of the source a run starts from: at what exposure, size and share of BN statistics, chosen without labels
+among those that the configuration leaves open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from sfda_engine.config.schema import Config
+from sfda_engine.data.frame_sample import spread
+from sfda_engine.data.readers import Images
+from sfda_engine.distributed.collectives import decided_by_main
+from sfda_engine.judge.aside import set_aside
+from sfda_engine.judge.choice import Choice, choose
+from sfda_engine.models.segmenter import Size
+from sfda_engine.pipelines.inputs import Inputs
+from sfda_engine.training.progress import phase_progress
+from sfda_engine.views.candidates import SHARES, candidates
+from sfda_engine.views.probabilities import Predictions, predict
+from sfda_engine.views.view import View
+
+CHOICE_FRAMES = 24
+"""Frames that views are compared on; those that models are judged on are among them."""
+STATISTICS_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The start, why, and what every view says of the frames that models are judged on."""
+
+    choice: Choice
+    witnesses: Predictions
+
+
+def choose_view(inputs: Inputs) -> Chosen:
+    """Look at the target through every view and choose. All processes look; the main one decides."""
+    config, info = inputs.config, inputs.info
+    views = candidates(inputs.source, inputs.sizes, info.exposure, shares_of(config))
+    split = set_aside(len(inputs.target))
+    more = spread(len(split.training), max(0, CHOICE_FRAMES - len(split.judged)))
+    shown = [*split.judged, *(split.training[place] for place in more)]
+    frames = [inputs.target.image(index) for index in dict.fromkeys(shown)]
+    with phase_progress("looking at views", enabled=inputs.accelerator.is_main_process) as advance:
+        predictions = predict(
+            inputs.source, info.normalization, views, frames, frames_for_statistics(inputs.target), advance
+        )
+    eligible = [view for view in views if suits(view, config)]
+    choice = decided_by_main(lambda: choose(predictions, info.exposure, eligible))
+    return Chosen(choice, predictions.first(len(split.judged)))
+
+
+def frames_for_statistics(target: Images) -> list[Image.Image]:
+    """The frames that BN statistics are estimated on, spread over all."""
+    return [target.image(index) for index in spread(len(target), STATISTICS_FRAMES)]
+
+
+def shares_of(config: Config) -> tuple[float, ...]:
+    """Shares of the source's BN statistics to look at: the usual ones and a stated one."""
+    stated = config.method.bn_share
+    return tuple(sorted({*SHARES, *([] if stated is None else [stated])}))
+
+
+def suits(view: View, config: Config) -> bool:
+    """Whether a view has what the configuration states."""
+    size: Size | None = config.target.size
+    exposure, share = config.model.exposure, config.method.bn_share
+    return (
+        (size is None or view.size == size)
+        and (exposure == "auto" or view.exposure == exposure)
+        and (share is None or view.share == share)
+    )

@@ -1,0 +1,167 @@
+"""What a network says of frames under each view, on one grid that all views share; memory grows with labels alone.
+
+Shapes: V views, N frames, B frames of a batch, K classes, h/w the grid.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.models.preprocess import Normalization, Preprocess
+from sfda_engine.models.segmenter import Size, upsample
+from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
+from sfda_engine.views.view import View, pixels
+
+GRID_PIXELS = 3 * 2**12
+"""Points of a frame at which views are compared: 128x96."""
+PIXELS_AT_ONCE = 2**18
+"""Frames go through in batches of at most MOST_AT_ONCE and about this many pixels, which bounds the memory."""
+MOST_AT_ONCE = 8
+LEAST_FOR_STATISTICS = 4
+"""Frames that a BatchNorm layer normalizes together while its statistics are estimated, where they are large."""
+EPSILON = 1e-8
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many units of work are done."""
+
+
+class Look(NamedTuple):
+    """What one view says of B frames, on the grid."""
+
+    labels: Tensor
+    """(B, h, w) uint8 arg-max."""
+    confidence: Tensor
+    """(B, h, w) uint8, the largest probability in steps of 1/255."""
+    entropy: Tensor
+    """(B,) float32, mean over the grid in nats."""
+    presence: Tensor
+    """(B, K) float32, mean probability of each class over the grid."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the source says of some frames under each view, mean over the frame and its mirror image."""
+
+    views: tuple[View, ...]
+    labels: Tensor
+    """(V, N, h, w) uint8."""
+    confidence: Tensor
+    """(V, N, h, w) uint8, in steps of 1/255."""
+    entropy: Tensor
+    """(V, N) float32, in nats."""
+    presence: Tensor
+    """(V, N, K) float32, mean probability of each class."""
+
+    def first(self, count: int) -> Predictions:
+        """Of the first `count` frames alone."""
+        return Predictions(self.views, **{name: value[:, :count] for name, value in self.tensors.items()})
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, as they are saved."""
+        return {name: value.contiguous() for name, value in vars(self).items() if name != "views"}
+
+    @property
+    def classes(self) -> int:
+        return self.presence.shape[-1]
+
+
+def grid_of(size: Size) -> tuple[int, int]:
+    """(h, w) of about GRID_PIXELS points in the aspect of `size` (width, height)."""
+    scale = math.sqrt(GRID_PIXELS / pixels(size))
+    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+
+
+def at_once(size: Size) -> int:
+    """Frames of a batch at `size` (width, height), 1 to MOST_AT_ONCE."""
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // pixels(size)))
+
+
+def inputs(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size) -> Tensor:
+    """Normalized (B, 3, height, width) float32 of RGB frames of any size, on the device of `preprocess`."""
+    images = torch.stack([to_float_tensor(resize(frame, size)) for frame in frames]).to(preprocess.mean.device)
+    return preprocess(images).contiguous(memory_format=torch.channels_last)
+
+
+def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size) -> Iterator[Tensor]:
+    """Inputs of all frames in batches that are each spread over them: each has statistics much like the whole's."""
+    count = math.ceil(len(frames) / max(LEAST_FOR_STATISTICS, at_once(size)))
+    return (inputs(frames[first::count], preprocess, size) for first in range(count))
+
+
+@torch.no_grad()
+def mirrored_mean(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Softmax (B, K, h, w) float32 on the grid, mean over images (B, 3, H, W), normalized, and their mirror images."""
+    plain = upsample(model(images).logits.float(), grid).softmax(1)
+    mirrored = upsample(model(images.flip(-1)).logits.float(), grid).softmax(1).flip(-1)
+    return (plain + mirrored) / 2
+
+
+def look(probabilities: Tensor) -> Look:
+    """Labels and summaries of probabilities (B, K, h, w), on the CPU."""
+    confidence, labels = probabilities.max(1)
+    entropy = -(probabilities * (probabilities + EPSILON).log()).sum(1).mean((1, 2))
+    parts = labels.byte(), (255 * confidence).round().byte(), entropy, probabilities.mean((2, 3))
+    return Look(*(part.cpu() for part in parts))
+
+
+def looks(
+    model: nn.Module,
+    source: nn.Module,
+    preprocess: Preprocess,
+    size: Size,
+    statistics: Statistics,
+    shares: Sequence[float],
+    frames: Sequence[Image.Image],
+    grid: tuple[int, int],
+) -> dict[float, Look]:
+    """What the source says of all frames at one exposure and size, by share. `model` is a copy of it to write on."""
+    found: dict[float, list[Look]] = {share: [] for share in shares}
+    count = at_once(size)
+    for first in range(0, len(frames), count):
+        images = inputs(frames[first : first + count], preprocess, size)
+        for share in shares:  # within the batch: its inputs are made once
+            write_statistics(model, source, statistics, share)
+            found[share].append(look(mirrored_mean(model, images, grid)))
+    return {share: Look(*map(torch.cat, zip(*batches, strict=True))) for share, batches in found.items()}
+
+
+def predict(
+    source: nn.Module,
+    normalization: Normalization,
+    views: Sequence[View],
+    frames: Sequence[Image.Image],
+    statistics_frames: Sequence[Image.Image],
+    progress: Progress = lambda done, total: None,
+) -> Predictions:
+    """Run a segmenter in eval mode, which stays as it is, on RGB `frames` under every view.
+
+    The target's statistics are those of `statistics_frames`, estimated once per exposure and size. Progress counts
+    the pixels of the exposures and sizes that are done.
+    """
+    scenes = list(dict.fromkeys((view.exposure, view.size) for view in views))
+    grid = grid_of(max((size for _, size in scenes), key=pixels))
+    total, done = sum(pixels(size) for _, size in scenes), 0
+    model = copy.deepcopy(source).to(memory_format=torch.channels_last)
+    device = next((parameter.device for parameter in source.parameters()), torch.device("cpu"))
+    found: dict[View, Look] = {}
+    for exposure, size in scenes:
+        preprocess = Preprocess(normalization, exposure).to(device)
+        shares = [view.share for view in views if (view.exposure, view.size) == (exposure, size)]
+        mixed = any(share < 1 for share in shares)
+        batches = spread_batches(statistics_frames, preprocess, size) if mixed else ()
+        statistics = target_statistics(model, batches)
+        by_share = looks(model, source, preprocess, size, statistics, shares, frames, grid)
+        found |= {View(exposure, size, share): seen for share, seen in by_share.items()}
+        done += pixels(size)
+        progress(done, total)
+    return Predictions(tuple(views), *map(torch.stack, zip(*(found[view] for view in views), strict=True)))

@@ -1,0 +1,114 @@
+"""The choice on made-up labels whose truth is known: views that repeat it win, and doubt favours the source."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from sfda_engine.judge.choice import choose, opinion_masks, opinions_of, z_scores
+from sfda_engine.views.candidates import EXPOSURES
+from sfda_engine.views.probabilities import Predictions
+from sfda_engine.views.view import View, departure
+
+SIZES = [(64, 48), (96, 64), (128, 96)]
+SHARES = (0.0, 0.5, 1.0)
+VIEWS = [View(light, size, share) for light, size, share in itertools.product(EXPOSURES, SIZES, SHARES)]
+CLASSES, FRAMES, GRID = 4, 6, (12, 16)
+
+
+def predictions(wrong: dict[View, float], views: list[View] = VIEWS, seed: int = 0) -> Predictions:
+    """Labels that are wrong, each in a way of its own, at a share of the pixels given by view."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randint(CLASSES, (FRAMES, *GRID), generator=generator)
+    labels = []
+    for view in views:
+        noise = torch.randint(1, CLASSES, truth.shape, generator=generator)
+        spoilt = torch.rand(truth.shape, generator=generator) < wrong[view]
+        labels.append(torch.where(spoilt, (truth + noise) % CLASSES, truth).byte())
+    maps = torch.stack(labels)
+    blank = torch.zeros(len(views), FRAMES)
+    return Predictions(tuple(views), maps, torch.zeros_like(maps), blank, torch.zeros(len(views), FRAMES, CLASSES))
+
+
+def errors(best: View) -> dict[View, float]:
+    """Error rates that grow away from `best`."""
+    return {
+        view: 0.05 + 0.1 * abs(SIZES.index(view.size) - SIZES.index(best.size)) + 0.3 * abs(view.share - best.share)
+        for view in VIEWS
+    }
+
+
+@pytest.mark.parametrize("best", [View("none", SIZES[1], 0.5), View("none", SIZES[2], 0.0)])
+def test_the_views_that_repeat_the_truth_win(best: View) -> None:
+    choice = choose(predictions(errors(best)))
+    assert (choice.view.size, choice.view.share) == (best.size, best.share)
+    assert choice.untouched == View("none", best.size, 1.0)
+    assert choice.changed[-1] == "share"
+
+
+def test_a_stated_size_is_kept_and_all_views_are_ranked() -> None:
+    best = View("none", SIZES[2], 0.5)
+    choice = choose(predictions(errors(best)), stated=SIZES[0])
+    assert choice.view.size == choice.leader.size == SIZES[0]
+    assert choice.view.share == 0.5
+    assert len(choice.scores) == len(VIEWS)
+    assert choice.scores[0].view.size == SIZES[2]
+    totals = [row.total for row in choice.scores]
+    assert totals == sorted(totals, reverse=True)
+
+
+@pytest.mark.parametrize("exposure", ["none", "gamma"])
+def test_equal_views_leave_the_source_as_it_is(exposure: str) -> None:
+    """A thousandth of a lead is no lead."""
+    level = dict.fromkeys(VIEWS, 0.1)
+    for seed in range(3):
+        choice = choose(predictions(level, seed=seed), exposure)  # type: ignore[arg-type]
+        assert choice.view == choice.untouched
+        assert choice.changed == ()
+
+
+def test_labels_that_all_share_one_error_stay_near_the_source() -> None:
+    same = predictions(dict.fromkeys(VIEWS, 0.0))
+    choice = choose(same)
+    assert departure(choice.view, "none") == 0
+
+
+def test_the_same_labels_give_the_same_choice() -> None:
+    seen = predictions(errors(VIEWS[4]))
+    assert choose(seen) == choose(seen)
+
+
+def test_opinions_compare_with_the_views_they_name() -> None:
+    masks = opinion_masks(VIEWS)
+    row = VIEWS.index(View("none", SIZES[1], 0.5))
+    near, far, exposure = ([view for view, used in zip(VIEWS, mask[row], strict=True) if used] for mask in masks)
+    assert near == [View("none", SIZES[0], 0.5), View("none", SIZES[2], 0.5)]
+    assert exposure == [View("gamma", SIZES[1], 0.5)]
+    assert {(view.exposure, view.size) for view in far} == {("gamma", SIZES[0]), ("gamma", SIZES[2])}
+    assert len(far) == 2 * len(SHARES)
+
+
+def test_opinions_that_cannot_be_had_do_not_count() -> None:
+    one_size = [view for view in VIEWS if view.size == SIZES[1]]
+    choice = choose(predictions(errors(View("none", SIZES[1], 0.5)), one_size))
+    assert all(math.isnan(row.near) and math.isnan(row.far) for row in choice.scores)
+    assert choice.view.share == 0.5
+    alone = [View("none", SIZES[1], 1.0)]
+    assert choose(predictions(dict.fromkeys(alone, 0.1), alone)).view == alone[0]
+
+
+def test_opinions_and_z_scores_against_numpy() -> None:
+    counts = torch.randint(1, 50, (4, 4, 3, 3), generator=torch.Generator().manual_seed(0))
+    counts = counts + counts.permute(1, 0, 3, 2)
+    masks = torch.tensor([[[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]]).bool()
+    own = counts[0, 1].double().numpy()
+    iou = [own[k, k] / (own[k].sum() + own[:, k].sum() - own[k, k]) for k in range(3)]
+    other = counts[0, 2].double().numpy()
+    iou += [other[k, k] / (other[k].sum() + other[:, k].sum() - other[k, k]) for k in range(3)]
+    opinions = opinions_of(counts, masks)
+    assert opinions[0, 0].item() == pytest.approx(sum(iou) / 6)
+    values = opinions[0].numpy()
+    assert z_scores(opinions)[0].tolist() == pytest.approx(((values - values.mean()) / values.std()).tolist())
