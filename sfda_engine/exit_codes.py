@@ -53,9 +53,10 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or torch (on a GPU or a CPU) has no memory left."""
-    torchs = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or torchs
+    """Whether Python, NumPy or torch on a GPU has no memory left. What torch raises on a CPU is a RuntimeError like any
+    other, and keeps its traceback."""
+    torch = sys.modules.get("torch")  # a command that has not loaded it can have no error of it
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def _speaker() -> str:

@@ -14,6 +14,8 @@ from sfda_engine.errors import StorageError
 
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
+PROBE = 2**20
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -43,6 +45,20 @@ def disk_faults(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{path} cannot be written ({error.strerror}); free or repair that disk, then go on with --run.resume true"
         ) from error
+
+
+def disk_fault(folder: Path) -> OSError | None:
+    """What the disk says to a write of PROBE bytes in `folder`; None where it takes them. For writers that tell a full
+    disk in words alone."""
+    probe = folder / f".probe.{os.getpid()}.partial"
+    try:
+        probe.write_bytes(bytes(PROBE))
+        sync_file(probe)
+    except OSError as error:
+        return error
+    finally:
+        probe.unlink(missing_ok=True)
+    return None
 
 
 def remove_partials(folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +59,13 @@ def open_model(path: str | Path, graph: Graph | None, options: SessionOptions, s
     if sha256 is not None:
         check_hash(content, sha256, file)
     digest = hashlib.sha256(content).hexdigest()
-    try:
+    with _naming(file):
         session = open_session(content, options)
-        card = _card(session, file)
+        text = _description(session)
+    card = cards.from_json(text, str(file))
+    with _naming(file):
         _check_signature(session, card)
         session = on_providers(session, content, card, digest, options)
-    except RuntimeFault as error:
-        raise type(error)(str(error) if str(file) in str(error) else f"{file}: {error}") from error
     if graph is not None and card.graph != graph:
         raise UsageError(f"{file} is the graph {card.graph!r}, {graph!r} was asked for; name the bundle's folder")
     return Model(file, digest, card, manifest, session, 1e3 * (time.perf_counter() - start))
@@ -102,7 +104,16 @@ def _read(file: Path) -> bytes:
         raise UsageError(f"{file} cannot be read ({error.strerror})") from error
 
 
-def _card(session: onnxruntime.InferenceSession, file: Path) -> Card:
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Put the file's name before the message of a fault that does not know it."""
+    try:
+        yield
+    except RuntimeFault as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _description(session: onnxruntime.InferenceSession) -> str:
     try:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     except UnicodeDecodeError as error:
@@ -112,7 +123,7 @@ def _card(session: onnxruntime.InferenceSession, file: Path) -> Card:
             f"no description under the key {METADATA_KEY!r} of its metadata; it was not made by sfda_export, "
             "or a tool has dropped it"
         )
-    return cards.from_json(text, str(file))
+    return str(text)
 
 
 def _check_signature(session: onnxruntime.InferenceSession, card: Card) -> None:

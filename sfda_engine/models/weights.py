@@ -154,10 +154,8 @@ def read_torch(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # the errors below say all that is needed
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        code = "GLOBAL" in str(error)
-        what = "holds Python code or objects" if code else "is damaged or a pickle of Python objects"
         raise UserError(
-            f"weights {path} {what}, not tensors alone; nothing in it was executed. "
+            f"weights {path} is damaged, or holds Python code or objects beside tensors; nothing in it was executed. "
             "Re-save its state_dict as .safetensors where you trust it"
         ) from error
     except Exception as error:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from sfda_engine.distributed.collectives import wait_for_all
 from sfda_engine.errors import StorageError, TrainingError, UserError
+from sfda_engine.files import disk_fault
 from sfda_engine.run_folder.sealed import damage, discard, partial_of, remove_unsealed, seal
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 MISFITS = (RuntimeError, ValueError, KeyError)
 DAMAGES = (OSError, EOFError, UnpicklingError, SafetensorError)
-TORCH_WRITER = "inline_container"  # the file of torch's own that names itself where a write of torch.save fails
 
 
 def save_checkpoint(accelerator: Accelerator, run_folder: Path, step: int, *, keep_last: int) -> Path:
@@ -47,10 +47,12 @@ def save_checkpoint(accelerator: Accelerator, run_folder: Path, step: int, *, ke
         if accelerator.is_main_process:
             seal(partial, final)
     except (OSError, SafetensorError, StorageError, TrainingError, RuntimeError) as error:
+        # of a disk that is full torch.save says so in words alone: the disk is asked, before there is room again
+        fault = disk_fault(partial) if isinstance(error, RuntimeError) and partial.is_dir() else error
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, TrainingError | RuntimeError) and TORCH_WRITER not in str(error):
+        if fault is None or isinstance(fault, TrainingError | RuntimeError):
             raise
-        raise _unwritten(run_folder, final, error) from error
+        raise _unwritten(run_folder, final, fault) from error
     if accelerator.is_main_process:
         _keep(run_folder, step, keep_last)
     wait_for_all()
@@ -61,9 +63,8 @@ def _unwritten(run_folder: Path, final: Path, error: Exception) -> StorageError:
     free = shutil.disk_usage(run_folder).free
     before = list_checkpoints(run_folder)
     left = f"checkpoint {before[-1].name} is untouched" if before else "there is no earlier checkpoint"
-    reason = "a file was cut short" if TORCH_WRITER in str(error) else _first_line(error)
     return StorageError(
-        f"checkpoint {final} could not be written ({reason}; {free / 2**20:.1f} MiB are free there); "
+        f"checkpoint {final} could not be written ({_first_line(error)}; {free / 2**20:.1f} MiB are free there); "
         f"{left}. Free or repair that disk, then go on with --run.resume true; --run.keep_last 1 needs the least room"
     )
 

@@ -15,7 +15,7 @@ def full_disk(argv: list[str]) -> int:
 
 
 def full_memory(argv: list[str]) -> int:
-    return int(torch.empty(2**60).sum())
+    raise torch.OutOfMemoryError("Tried to allocate 20.00 MiB")
 
 
 def no_memory(argv: list[str]) -> int:
@@ -32,9 +32,19 @@ def test_one_line_and_exit_code_1(main: Main, words: str, capsys: pytest.Capture
     assert line.startswith(words)
 
 
-def test_other_faults_keep_their_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    def missing(argv: list[str]) -> int:
-        raise OSError(errno.ENOENT, "No such file", "x")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(errno.ENOENT, "No such file", "x"),
+        RuntimeError("DefaultCPUAllocator"),
+        type("OutOfMemoryError", (Exception,), {}),
+    ],
+)
+def test_other_faults_keep_their_traceback(fault: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever they say, and whatever they are called."""
 
-    assert exit_code(missing, []) == 1
+    def fails(argv: list[str]) -> int:
+        raise fault
+
+    assert exit_code(fails, []) == 1
     assert "Traceback" in capsys.readouterr().err

@@ -147,6 +147,18 @@ def test_models_of_another_contract(tmp_path: Path, content: bytes, message: str
     assert "other.onnx" in str(caught.value)
 
 
+def test_a_fault_is_told_with_the_file_whatever_its_words_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise ModelError("lone.onnx.data is not there")
+
+    monkeypatch.chdir(tmp_path)
+    Path("lone.onnx").write_bytes(model_bytes())
+    monkeypatch.setattr("sfda_runtime.model.open_session", fail)
+    with pytest.raises(ModelError) as caught:
+        open_model("lone.onnx", None, SessionOptions())
+    assert str(caught.value).startswith("lone.onnx: ")
+
+
 def test_paths_that_are_nothing(tmp_path: Path, bundle: Path) -> None:
     with pytest.raises(UsageError, match="nowhere"):
         Segmenter.load(tmp_path / "nowhere")

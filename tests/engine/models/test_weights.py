@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,6 +204,21 @@ def test_user_module_files_hold_the_users_own_keys(tmp_path: Path, monkeypatch: 
     assert info.feature_layer == "0"
     images = torch.randn(1, 3, 4, 4)
     torch.testing.assert_close(loaded(images).logits, model(images).logits)
+
+
+def test_what_torch_says_of_a_file_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, told = tmp_path / "w.pt", []
+    path.write_bytes(b"any")
+    for words in ("Unsupported global: GLOBAL x.y", "invalid load key"):
+
+        def refuse(*_: Any, words: str = words, **__: Any) -> None:
+            raise pickle.UnpicklingError(words)
+
+        monkeypatch.setattr(torch, "load", refuse)
+        with pytest.raises(UserError) as caught:
+            read_weights(path)
+        told.append(str(caught.value))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("how", ["zip", "raw pickle, protocol 2", "raw pickle, protocol 4"])

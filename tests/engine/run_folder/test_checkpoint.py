@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
+from sfda_engine import files
 from sfda_engine.config.schema import Config
 from sfda_engine.errors import StorageError, UserError
 from sfda_engine.pipelines.inputs import accelerator_for
@@ -106,7 +107,6 @@ def test_a_partial_folder_of_a_killed_run_does_not_leak_into_the_next(tmp_path: 
     [
         OSError(errno.ENOSPC, "No space left on device"),
         SafetensorError("I/O error: No space left on device (os error 28)"),
-        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),  # torch.save's words
     ],
 )
 def test_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(
@@ -125,6 +125,28 @@ def test_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000001"]
     accelerator, *_ = prepare()
     assert load_newest(accelerator, tmp_path)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_whether_torch_could_not_write_is_asked_of_the_disk_not_of_its_words(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator, *_ = prepare()
+    words = "of anything" if full else "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
+
+    def fail(folder: str) -> None:
+        raise RuntimeError(words)
+
+    def sync(path: Path) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(accelerator, "save_state", fail)
+    monkeypatch.setattr(files, "sync_file", sync)
+    with pytest.raises(StorageError if full else RuntimeError) as caught:
+        save_checkpoint(accelerator, tmp_path, 2, keep_last=1)
+    assert type(caught.value) is (StorageError if full else RuntimeError)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_fault_of_another_kind_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

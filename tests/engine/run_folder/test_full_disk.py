@@ -59,7 +59,7 @@ def test_disk_full_in_a_file(
 
 @pytest.mark.slow
 def test_disk_full_in_a_checkpoint(tiny_yaml: Path, toy_module: Path, tmp_path: Path) -> None:
-    """A real disk of 15 MB, on which one checkpoint (10 MB) fits and a second one does not."""
+    """A real disk of 15 MB: the checkpoint of the warm-up (6 MB) fits, the next one (10 MB) does not fit beside it."""
     disk, whole, halves = tmp_path / "disk", tmp_path / "whole", tmp_path / "halves"
     disk.mkdir()
     small = ["unshare", "-rm", "sh", "-c"]
