@@ -14,7 +14,7 @@ Shapes: V views, N frames, K classes, O opinions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from sfda_engine.views.probabilities import Predictions
 from sfda_engine.views.view import View, by_pixels, departure, pixels, untouched
 
 CAUTION = 0.5
-"""Standard errors that a lead has to be clear by. From 0.25 to 1 little changes; without it more is lost than won."""
+"""Standard errors from which a lead is clear. From 0.25 to 1 the choice hardly changes; from 1.5 on gain is lost."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,13 @@ class Choice:
     """Of all views, the highest total first."""
 
 
-def choose(predictions: Predictions, exposure: Exposure, among: Collection[View]) -> Choice:
-    """The view to start from, one of `among`.
+def choose(
+    predictions: Predictions,
+    exposure: Exposure = "none",
+    stated: Size | None = None,
+    suits: Callable[[View], bool] = lambda view: True,
+) -> Choice:
+    """The view to start from: at the `stated` (width, height), or at any size where that is None, one that `suits`.
 
     `exposure` is the one that the source states; the untouched source at every size is among the predictions' views.
     """
@@ -73,12 +78,12 @@ def choose(predictions: Predictions, exposure: Exposure, among: Collection[View]
     masks = opinion_masks(views)
     opinions = opinions_of(counts.sum(2), masks)
     within, total = scores_within(views, opinions).sum(0), z_scores(opinions).sum(0)
-    eligible = [index for index, view in enumerate(views) if view in among]
+    eligible = [index for index, view in enumerate(views) if suits(view)]
     leaders = leader_of_each(views, eligible, within, exposure)
     behind = errors_behind(views, counts, masks, opinions, leaders)
     chosen = {size: cautious(size, views, eligible, within, behind, exposure) for size in leaders}
     ranked = sorted(chosen, key=lambda size: (-total[chosen[size]].item(), pixels(size)))
-    size = ranked[0]
+    size = stated or ranked[0]
     view, source = views[chosen[size]], untouched(views[chosen[size]], exposure)
     columns = (*opinions.tolist(), within.tolist(), total.tolist(), behind.tolist())
     rows = [ViewScore(row, *numbers) for row, *numbers in zip(views, *columns, strict=True)]

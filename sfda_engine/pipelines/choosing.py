@@ -13,7 +13,6 @@ from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.judge.aside import set_aside
 from sfda_engine.judge.choice import Choice, choose
-from sfda_engine.models.segmenter import Size
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.training.progress import phase_progress
 from sfda_engine.views.candidates import SHARES, candidates
@@ -51,8 +50,9 @@ def choose_view(inputs: Inputs) -> Chosen:
             frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES),
             advance,
         )
-    eligible = [view for view in views if suits(view, config)]
-    choice = decided_by_main(lambda: choose(predictions, info.exposure, eligible))
+    choice = decided_by_main(
+        lambda: choose(predictions, info.exposure, config.target.size, lambda view: suits(view, config))
+    )
     return Chosen(choice, predictions.first(len(split.judged)))
 
 
@@ -68,11 +68,6 @@ def shares_of(config: Config) -> tuple[float, ...]:
 
 
 def suits(view: View, config: Config) -> bool:
-    """Whether a view has what the configuration states."""
-    size: Size | None = config.target.size
+    """Whether a view has the exposure and the share that the configuration states, if it does."""
     exposure, share = config.model.exposure, config.method.bn_share
-    return (
-        (size is None or view.size == size)
-        and (exposure == "auto" or view.exposure == exposure)
-        and (share is None or view.share == share)
-    )
+    return (exposure == "auto" or view.exposure == exposure) and (share is None or view.share == share)
