@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from sfda_engine.judge.agreement import confusion_counts, macro_iou
 from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.views.probabilities import EPSILON, Look, Predictions, at_once, inputs, look, mirrored_mean
+from sfda_engine.views.probabilities import Predictions, at_once, inputs, mirrored_mean
 from sfda_engine.views.view import View
 
 Decision = Literal["adapted", "keep_start", "keep_source"]
 SOURCE, START = "source", "start"
+EPSILON = 1e-8
 RESAMPLES = 64
 """Of the frames, with replacement: the spread of a lead."""
 GAIN = 1.03
@@ -44,6 +45,17 @@ class Defendant:
     network: nn.Module
     view: View
     """How it is shown the frames, and the share of the source's BN statistics that it has or was trained from."""
+
+
+class Answer(NamedTuple):
+    """What a model says of the frames, on the witnesses' grid."""
+
+    labels: Tensor
+    """(N, h, w) uint8 arg-max."""
+    entropy: Tensor
+    """(N,) float32, mean over the grid in nats."""
+    presence: Tensor
+    """(N, K) float32, mean probability of each class over the grid."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +90,17 @@ def judge(
     `frames` are RGB of any size, kept aside from training; `witnesses` are what views of the source say of them, in
     their order, at two exposures or sizes at least.
     """
-    looks = {name: seen(model, normalization, frames, witnesses) for name, model in models.items()}
-    scores = score(looks, {name: model.view for name, model in models.items()}, witnesses)
+    answers = {name: seen(model, normalization, frames, witnesses) for name, model in models.items()}
+    scores = score(answers, {name: model.view for name, model in models.items()}, witnesses)
     name, basis = decide(scores)
     decisions: dict[str, Decision] = {SOURCE: "keep_source", START: "keep_start"}
     return Verdict(decisions.get(name, "adapted"), name, basis, scores)
 
 
 @torch.no_grad()
-def seen(model: Defendant, normalization: Normalization, frames: Sequence[Image.Image], witnesses: Predictions) -> Look:
+def seen(
+    model: Defendant, normalization: Normalization, frames: Sequence[Image.Image], witnesses: Predictions
+) -> Answer:
     """What a model says of all frames, mean over each and its mirror image, on the witnesses' grid."""
     device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
     preprocess = Preprocess(normalization, model.view.exposure).to(device)
@@ -94,25 +108,31 @@ def seen(model: Defendant, normalization: Normalization, frames: Sequence[Image.
     count = at_once(model.view.size)
     batches = (frames[first : first + count] for first in range(0, len(frames), count))
     shown = (inputs(batch, preprocess, model.view.size) for batch in batches)
-    parts = [look(mirrored_mean(model.network, images, (height, width))) for images in shown]
-    return Look(*map(torch.cat, zip(*parts, strict=True)))
+    parts = [answer(mirrored_mean(model.network, images, (height, width))) for images in shown]
+    return Answer(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def score(looks: Mapping[str, Look], views: Mapping[str, View], witnesses: Predictions) -> dict[str, ModelScores]:
+def answer(maps: Tensor) -> Answer:
+    """Labels and summaries of probabilities (B, K, h, w), on the CPU."""
+    entropy = -(maps * (maps + EPSILON).log()).sum(1).mean((1, 2))
+    return Answer(maps.argmax(1).byte().cpu(), entropy.cpu(), maps.mean((2, 3)).cpu())
+
+
+def score(answers: Mapping[str, Answer], views: Mapping[str, View], witnesses: Predictions) -> dict[str, ModelScores]:
     """Scores of each model, "source" among them, by name: from what it says, and the view that it has."""
     frames = witnesses.labels.shape[1]
     draws = torch.randint(frames, (RESAMPLES, frames), generator=torch.Generator().manual_seed(0))
     weights = torch.stack([torch.ones(frames), *(draw.bincount(minlength=frames) for draw in draws)]).double()
-    found = {name: agreement(own, views[name], witnesses, weights) for name, own in looks.items()}
+    found = {name: agreement(own, views[name], witnesses, weights) for name, own in answers.items()}
     scores = {}
-    for name, own in looks.items():
+    for name, own in answers.items():
         ahead = found[name] - found[SOURCE]
         lead = ahead[0] / ahead[1:].std().clamp_min(EPSILON)
         scores[name] = ModelScores(found[name][0].item(), lead.item(), information(own))
     return scores
 
 
-def agreement(own: Look, view: View, witnesses: Predictions, weights: Tensor) -> Tensor:
+def agreement(own: Answer, view: View, witnesses: Predictions, weights: Tensor) -> Tensor:
     """Mean macro IoU (1+R,) with the labels of the witnesses that suit a view; frames count `weights` (1+R, N).
 
     0 for a model whose outputs are not finite: the arg-max of NaN would be class 0.
@@ -137,7 +157,7 @@ def suited(view: View, witnesses: Sequence[View]) -> list[int]:
     return [index for index in others if abs(witnesses[index].share - view.share) == nearest]
 
 
-def information(own: Look) -> float:
+def information(own: Answer) -> float:
     """Mutual information of frame and class in nats (Bridle et al., 1991): diverse over the frames, sure in each."""
     mean = own.presence.mean(0)
     return (-(mean * (mean + EPSILON).log()).sum() - own.entropy.mean()).item()

@@ -15,6 +15,7 @@ from sfda_engine.data.datasets import SceneImages
 from sfda_engine.judge.verdict import (
     SOURCE,
     START,
+    Answer,
     Defendant,
     ModelScores,
     decide,
@@ -26,7 +27,7 @@ from sfda_engine.judge.verdict import (
 )
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.segmenter import SegmenterOutput
-from sfda_engine.views.probabilities import Look, Predictions, predict
+from sfda_engine.views.probabilities import Predictions, predict
 from sfda_engine.views.view import View
 
 SIZE, CLASSES, FRAMES = (48, 32), 3, 6
@@ -46,6 +47,8 @@ CASES: dict[str, tuple[dict[str, tuple[float, float, float]], str]] = {
     "better on few frames": ({START: (0.50, 0.0, 1.4), "30": (0.55, 0.6, 1.4)}, SOURCE),
     "agrees, but classes merge": ({START: (0.50, 0.0, 1.4), "30": (0.54, 4.0, 1.0)}, SOURCE),
     "broken": ({START: (0.50, 0.0, 1.4), "30": (0.0, math.nan, math.nan)}, SOURCE),
+    "a lead that is not known": ({START: (0.50, 0.0, 1.4), "30": (0.55, math.nan, 1.5)}, SOURCE),
+    "information that is not known": ({START: (0.50, 0.0, 1.4), "30": (0.55, 4.0, math.nan)}, SOURCE),
     "nothing but the source and a start like it": ({START: SOURCE_SCORES}, SOURCE),
 }
 
@@ -88,7 +91,7 @@ def frames() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def witnesses(frames: list[Image.Image]) -> Predictions:
-    return predict(Toy().eval(), Normalization(), VIEWS, frames, frames)
+    return predict(Toy().eval(), Normalization(), VIEWS, CLASSES, frames, frames)
 
 
 def models(*snapshots: nn.Module) -> dict[str, Defendant]:
@@ -136,12 +139,10 @@ def test_agreement_is_the_mean_macro_iou_with_the_other_witnesses() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (4, FRAMES, 5, 7), generator=generator, dtype=torch.uint8)
     blank = torch.zeros(4, FRAMES, 5, 7, dtype=torch.uint8)
-    presence = torch.full((4, FRAMES, CLASSES), 1 / CLASSES)
-    predictions = Predictions(VIEWS, labels, blank, torch.zeros(4, FRAMES), presence)
+    presence = torch.full((FRAMES, CLASSES), 1 / CLASSES)
+    predictions = Predictions(VIEWS, CLASSES, labels, blank)
     own = torch.randint(CLASSES, (FRAMES, 5, 7), generator=generator, dtype=torch.uint8)
-    looks = {
-        name: Look(maps, blank[0], torch.zeros(FRAMES), presence[0]) for name, maps in ((SOURCE, labels[0]), ("1", own))
-    }
+    looks = {name: Answer(maps, torch.zeros(FRAMES), presence) for name, maps in ((SOURCE, labels[0]), ("1", own))}
     scores = score(looks, {SOURCE: VIEWS[0], "1": VIEWS[0]}, predictions)
 
     def overlap(first: np.ndarray, second: np.ndarray) -> float:
@@ -167,7 +168,7 @@ def test_witnesses_have_the_share_of_the_view_or_the_nearest_and_are_not_the_vie
 @pytest.mark.parametrize(("entropy", "expected"), [(0.0, math.log(2)), (0.4, math.log(2) - 0.4)])
 def test_information_of_two_classes_that_share_the_frames(entropy: float, expected: float) -> None:
     presence = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    look = Look(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), torch.full((2,), entropy), presence)
+    look = Answer(torch.zeros(2, 1, 1), torch.full((2,), entropy), presence)
     assert information(look) == pytest.approx(expected, abs=1e-6)
 
 
