@@ -48,6 +48,10 @@ def start() -> Start:
     return Start(choice, Predictions(views, 9, labels, confidence))
 
 
+def labels_of(labelled: PseudoLabelled) -> list[Image.Image]:
+    return [labelled.label(index) for index in range(len(labelled))]
+
+
 def same_beside_labels(one: Start, other: Start) -> bool:
     """Whether two starts have the same choice and witnesses; NaN is itself."""
     tensors = [(getattr(one.witnesses, name), getattr(other.witnesses, name)) for name in ("labels", "confidence")]
@@ -75,7 +79,9 @@ def test_student_and_labels_are_found_to_the_bit(
     assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
     assert read is not None
     assert read.sizes == labelled.sizes
-    assert [(each.mode, each.tobytes()) for each in read.labels] == [("L", each.tobytes()) for each in labelled.labels]
+    assert [(each.mode, each.tobytes()) for each in labels_of(read)] == [
+        ("L", each.tobytes()) for each in labels_of(labelled)
+    ]
     assert read.label(3).size == (35, 32)
 
 
