@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -102,6 +103,44 @@ def probe_frames(target: Images, size: tuple[int, int]) -> list[Image]:
     return [resize(target.image(chosen[index % len(chosen)]), size) for index in own]
 
 
+class Glance(NamedTuple):
+    """What a student says of one batch of frames."""
+
+    labels: Tensor
+    """(B, h, w) uint8, the arg-max."""
+    sums: Tensor
+    """(K + 2,) float64 on the CPU: pixels of each predicted class, entropy and confidence summed over the pixels."""
+
+
+@torch.no_grad()
+def glances(
+    student: nn.Module, frames: list[Image], preprocess: Callable[[Tensor], Tensor], batch_size: int
+) -> list[Glance]:
+    """Run a student in eval mode over frames of one size, `batch_size` at a time."""
+    device = next(student.parameters()).device
+    found = []
+    for first in range(0, len(frames), batch_size):
+        images = torch.stack([to_float_tensor(frame) for frame in frames[first : first + batch_size]])
+        images = preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
+        logs = student(images).logits.float().log_softmax(1)  # (B, K, h, w)
+        confidence, labels = logs.max(1)
+        entropy = -(logs.exp() * logs).sum(1)
+        means = torch.stack([entropy.sum(), confidence.exp().sum()])
+        counts = labels.flatten().bincount(minlength=logs.shape[1])
+        found.append(Glance(labels.to(torch.uint8), torch.cat([counts, means]).double().cpu()))
+    return found
+
+
+def shares(now: list[Glance], start: list[Glance]) -> Tensor:
+    """(K + 3,) float64 over the pixels of all frames of all processes: the share of each predicted class, mean entropy,
+    mean confidence and the share that is labelled as in `start`."""
+    same = sum(int((own.labels == begun.labels).sum()) for own, begun in zip(now, start, strict=True))
+    pixels = sum(own.labels.numel() for own in now)
+    sums = torch.stack([own.sums for own in now]).sum(0)
+    summed = total(torch.cat([sums, sums.new_tensor([same, pixels])]))
+    return summed[:-1] / summed[-1]
+
+
 class Probe:
     """Looks at a student on fixed frames, `batch_size` at a time, and compares it with the one it was made with."""
 
@@ -109,14 +148,14 @@ class Probe:
         self, student: nn.Module, frames: list[Image], preprocess: Callable[[Tensor], Tensor], batch_size: int
     ) -> None:
         self.frames, self.preprocess, self.batch_size = frames, preprocess, batch_size
-        self.start_labels: list[Tensor] = []
         self.start_statistics = running_statistics(student)
-        self.start = self.shares(student)
+        self.start = glances(student, frames, preprocess, batch_size)
 
     def __call__(self, student: nn.Module) -> Signals:
         """The signals of a student in eval mode; every process must call this at the same time."""
-        classes = len(self.start) - 3
-        now, start = self.shares(student), self.start
+        seen = glances(student, self.frames, self.preprocess, self.batch_size)
+        now, start = shares(seen, self.start), shares(self.start, self.start)
+        classes = len(now) - 3
         entropy, confidence, agreement = now[classes:].tolist()
         return signals_of(
             now[:classes],
@@ -125,28 +164,6 @@ class Probe:
             start[classes].item(),
             statistics_drift(running_statistics(student), self.start_statistics),
         )
-
-    @torch.no_grad()
-    def shares(self, student: nn.Module) -> Tensor:
-        """(K + 3,) float64 over the pixels of all frames: the share of each predicted class, mean entropy, mean
-        confidence and the share that is labelled as at the start. The first call sets the start's labels."""
-        device = next(student.parameters()).device
-        first = not self.start_labels
-        sums, pixels = torch.zeros(()), 0
-        for index in range(0, len(self.frames), self.batch_size):
-            images = torch.stack([to_float_tensor(frame) for frame in self.frames[index : index + self.batch_size]])
-            images = self.preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
-            logs = student(images).logits.float().log_softmax(1)  # (B, K, h, w)
-            confidence, labels = logs.max(1)
-            if first:
-                self.start_labels.append(labels.to(torch.uint8))
-            same = labels == self.start_labels[index // self.batch_size]
-            entropy = -(logs.exp() * logs).sum(1)
-            means = torch.stack([entropy.sum(), confidence.exp().sum(), same.sum()])
-            sums = sums + torch.cat([labels.flatten().bincount(minlength=logs.shape[1]), means]).double().cpu()
-            pixels += labels.numel()
-        summed = total(torch.cat([sums, sums.new_tensor([pixels])]))
-        return summed[:-1] / summed[-1]
 
 
 def make_probe(

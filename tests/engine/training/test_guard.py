@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from sfda_engine.adapt import main
 from sfda_engine.errors import TrainingError
 from sfda_engine.exit_codes import exit_code
-from sfda_engine.judge.collapse import CLASSES, FLOOR, LEFT, Probe, Signals, probe_frames, signals_of, statistics_drift
+from sfda_engine.judge.collapse import (
+    CLASSES,
+    FLOOR,
+    LEFT,
+    Probe,
+    Signals,
+    glances,
+    probe_frames,
+    shares,
+    signals_of,
+    statistics_drift,
+)
 from sfda_engine.method import steps
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report import summary
@@ -99,6 +110,19 @@ def test_batches_of_the_probe_do_not_matter() -> None:
     one, two = (Probe(student, frames, nn.Identity(), batch_size=size) for size in (2, 5))
     student.head.weight.data *= 1.5
     assert vars(one(student)) == pytest.approx(vars(two(student)), rel=1e-6)
+
+
+def test_a_glance_does_not_depend_on_those_before() -> None:
+    torch.manual_seed(1)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
+    frames, one, other = [Image.fromarray(each) for each in pixels], Pointwise().eval(), Pointwise().eval()
+    first, second = (glances(student, frames, nn.Identity(), 3) for student in (one, other))
+    again = glances(one, frames, nn.Identity(), 3)
+    assert same([tuple(each) for each in first], [tuple(each) for each in again])
+    expected = torch.cat([each.labels for each in first]) == torch.cat([each.labels for each in second])
+    assert shares(second, first)[-1].item() == pytest.approx(expected.double().mean().item(), abs=1e-12)
+    assert torch.equal(shares(second, first)[-1], shares(first, second)[-1])
+    assert shares(first, first)[-1] == 1
 
 
 def test_drift_of_statistics() -> None:
