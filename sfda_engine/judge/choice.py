@@ -1,17 +1,20 @@
 """Which view the source network starts from, chosen without labels by what the views say of each other.
 
-What holds when a frame is shown otherwise is probably right. Three opinions of each view, all mean macro IoU of label
-maps: *near*, with the same exposure and share at the neighbouring sizes; *far*, with every other exposure and size;
-*exposure*, with the same size and share at the other exposures. Each alone is cheated by something; their sum of
-z-scores leads. In doubt the view nearest to the untouched source wins (the one-standard-error rule, Breiman et al.,
-"Classification and Regression Trees", 1984, chapter 3).
+What holds when a frame is shown otherwise is probably right. Opinions of a view are mean macro IoUs of its labels with
+those of other views: *near*, the same exposure and share at the neighbouring sizes; *far*, another exposure at the
+neighbouring sizes; *light*, another exposure at the same size. Each alone is cheated by something: shares in the middle
+resemble the most others, share 0 takes the light away, and sizes differ more than shares do. So like is compared with
+like: within a size by z-scores among its own views; then what is chosen at each size by z-scores among all views.
 
-Shapes: V views, N frames, K classes, O opinions, R resamples.
+Within a size the view nearest to the untouched source wins among those that the leader does not lead clearly (the
+one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
+
+Shapes: V views, N frames, K classes, O opinions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +22,12 @@ from torch import Tensor
 
 from sfda_engine.judge.agreement import macro_iou, pairwise_counts
 from sfda_engine.models.preprocess import Exposure
+from sfda_engine.models.segmenter import Size
 from sfda_engine.views.probabilities import Predictions
-from sfda_engine.views.view import View, by_pixels, departure, untouched
+from sfda_engine.views.view import View, by_pixels, departure, pixels, untouched
 
-RESAMPLES = 64
-"""Of the frames, with replacement: the spread of a lead."""
-CAUTION = 1.0
-"""Standard errors that a view has to lead a more cautious one by."""
+CAUTION = 0.5
+"""Standard errors from which a lead is clear. From 0.25 to 1 the choice hardly changes; from 1.5 on gain is lost."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class ViewScore:
     view: View
     near: float
     far: float
-    exposure: float
+    light: float
+    within: float
+    """Sum of z-scores among the views of its size."""
     total: float
-    """Sum of the z-scores of the opinions over all views."""
+    """Sum of z-scores among all views."""
     behind: float
-    """Standard errors that its total lies below the leader's; 0 for the leader itself."""
+    """Standard errors by which the leader of its size leads it; 0 for that leader."""
 
 
 @dataclass(frozen=True)
@@ -48,58 +52,64 @@ class Choice:
 
     view: View
     leader: View
-    """The highest total among the views that could be chosen; `view` unless caution was cheap."""
+    """The highest score at that size; another than `view` where its lead is not clear."""
     untouched: View
-    """The source as it came, at the size of `view`."""
+    """The source as it came, at that size."""
     changed: tuple[str, ...]
     """Fields in which `view` differs from `untouched`."""
+    by_size: tuple[View, ...]
+    """What is chosen at each size, the best first: the first is the choice where no size is stated."""
     scores: tuple[ViewScore, ...]
-    """Of all views at all sizes, the highest total first."""
+    """Of all views, the highest total first."""
 
 
-def choose(predictions: Predictions, exposure: Exposure, among: Collection[View]) -> Choice:
-    """The view to start from, one of `among`.
+def choose(
+    predictions: Predictions,
+    exposure: Exposure = "none",
+    stated: Size | None = None,
+    suits: Callable[[View], bool] = lambda view: True,
+) -> Choice:
+    """The view to start from: at the `stated` (width, height), or at any size where that is None, one that `suits`.
 
-    `exposure` is the one that the source states. `predictions` of the untouched source at every size are among them.
+    `exposure` is the one that the source states; the untouched source at every size is among the predictions' views.
     """
     views = predictions.views
     counts = pairwise_counts(predictions.labels, predictions.classes)
     masks = opinion_masks(views)
     opinions = opinions_of(counts.sum(2), masks)
-    eligible = [index for index, view in enumerate(views) if view in among]
-    totals = z_scores(opinions).sum(0)
-    leader = max(eligible, key=lambda index: (totals[index].item(), -departure(views[index], exposure)))
-    behind = standard_errors_behind(counts, masks, opinions, leader)
-    close = [index for index in eligible if behind[index] <= CAUTION]
-    chosen = min(close, key=lambda index: (departure(views[index], exposure), behind[index].item()))
+    within, total = scores_within(views, opinions).sum(0), z_scores(opinions).sum(0)
+    eligible = [index for index, view in enumerate(views) if suits(view)]
+    leaders = leader_of_each(views, eligible, within, exposure)
+    behind = errors_behind(views, counts, masks, opinions, leaders)
+    chosen = {size: cautious(size, views, eligible, within, behind, exposure) for size in leaders}
+    ranked = sorted(chosen, key=lambda size: (-total[chosen[size]].item(), pixels(size)))
+    size = stated or ranked[0]
+    view, source = views[chosen[size]], untouched(views[chosen[size]], exposure)
+    columns = (*opinions.tolist(), within.tolist(), total.tolist(), behind.tolist())
+    rows = [ViewScore(row, *numbers) for row, *numbers in zip(views, *columns, strict=True)]
     return Choice(
-        view=views[chosen],
-        leader=views[leader],
-        untouched=untouched(views[chosen], exposure),
-        changed=changed(views[chosen], untouched(views[chosen], exposure)),
-        scores=table(views, opinions, totals, behind),
+        view=view,
+        leader=views[leaders[size]],
+        untouched=source,
+        changed=tuple(name for name in vars(view) if getattr(view, name) != getattr(source, name)),
+        by_size=tuple(views[chosen[other]] for other in ranked),
+        scores=tuple(sorted(rows, key=lambda row: -row.total)),
     )
 
 
 def opinion_masks(views: Sequence[View]) -> Tensor:
-    """(O, V, V) bool: whose labels each view (row) is compared with in near, far, exposure."""
+    """(O, V, V) bool: whose labels each view (row) is compared with in near, far and light."""
     sizes = by_pixels([view.size for view in views])
-    place = [sizes.index(view.size) for view in views]
-    masks = torch.zeros(3, len(views), len(views), dtype=torch.bool)
-    for row, own in enumerate(views):
-        for column, other in enumerate(views):
-            same_light, same_share = own.exposure == other.exposure, own.share == other.share
-            steps = abs(place[row] - place[column])
-            masks[0, row, column] = same_light and same_share and steps == 1
-            masks[1, row, column] = not same_light and steps > 0
-            masks[2, row, column] = not same_light and same_share and steps == 0
-    return masks
+    place = torch.tensor([sizes.index(view.size) for view in views])
+    steps = (place[:, None] - place).abs()
+    same_light = torch.tensor([[own.exposure == other.exposure for other in views] for own in views])
+    same_share = torch.tensor([[own.share == other.share for other in views] for own in views])
+    return torch.stack([same_light & same_share & (steps == 1), ~same_light & (steps == 1), ~same_light & (steps == 0)])
 
 
 def opinions_of(counts: Tensor, masks: Tensor) -> Tensor:
     """(O, V) float64: mean macro IoU with the views of each mask, from counts (V, V, K, K); NaN where there is none."""
-    agreement = macro_iou(counts)
-    return (masks * agreement).sum(2) / masks.sum(2)
+    return (masks * macro_iou(counts)).sum(2) / masks.sum(2)
 
 
 def z_scores(opinions: Tensor) -> Tensor:
@@ -112,33 +122,49 @@ def z_scores(opinions: Tensor) -> Tensor:
     return centred / deviation.clamp_min(1e-9)
 
 
-def standard_errors_behind(counts: Tensor, masks: Tensor, opinions: Tensor, leader: int) -> Tensor:
-    """(V,): how many standard errors of the difference each view's total lies below the leader's.
+def scores_within(views: Sequence[View], opinions: Tensor) -> Tensor:
+    """z-scores (O, V) of opinions (O, V) among the views of the same size."""
+    scores = torch.zeros_like(opinions)
+    for size in {view.size for view in views}:
+        same = torch.tensor([view.size == size for view in views])
+        scores[:, same] = z_scores(opinions[:, same])
+    return scores
 
-    The error has two parts: that of the frames, by resampling counts (V, V, N, K, K) over them, and that of the
+
+def leader_of_each(
+    views: Sequence[View], eligible: Sequence[int], within: Tensor, exposure: Exposure
+) -> dict[Size, int]:
+    """Index of the highest score of the eligible at each size; of equal ones, the nearest to the untouched source."""
+    leaders: dict[Size, int] = {}
+    for index in sorted(eligible, key=lambda index: (within[index].item(), -departure(views[index], exposure))):
+        leaders[views[index].size] = index
+    return leaders
+
+
+def errors_behind(
+    views: Sequence[View], counts: Tensor, masks: Tensor, opinions: Tensor, leaders: dict[Size, int]
+) -> Tensor:
+    """(V,) standard errors by which the leader of its size leads each view.
+
+    The error has two parts: that of the frames, by the jackknife over counts (V, V, N, K, K), and that of the
     opinions, which are few and differ.
     """
-    lead = z_scores(opinions)[:, [leader]] - z_scores(opinions)  # (O, V)
-    frames = counts.shape[2]
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(frames, (RESAMPLES, frames), generator=generator)
-    totals = []
-    for draw in drawn:
-        weights = torch.bincount(draw, minlength=frames).double()
-        resampled = torch.einsum("vwnkl,n->vwkl", counts.double(), weights)
-        totals.append(z_scores(opinions_of(resampled, masks)).sum(0))
-    resampled_leads = torch.stack([total[leader] - total for total in totals])
-    variance = resampled_leads.var(0) + len(lead) * lead.var(0)
-    return lead.sum(0) / variance.sqrt().clamp_min(1e-9)
+    ahead = [leaders.get(view.size, index) for index, view in enumerate(views)]
+
+    def lead(found: Tensor) -> Tensor:
+        scores = scores_within(views, found)
+        return scores[:, ahead] - scores
+
+    own, everything, frames = lead(opinions), counts.sum(2), counts.shape[2]
+    without = [lead(opinions_of(everything - counts[:, :, frame], masks)).sum(0) for frame in range(frames)]
+    variance_of_frames = (frames - 1) * torch.stack(without).var(0, correction=0)
+    variance_of_opinions = len(own) * own.var(0)
+    return own.sum(0) / (variance_of_frames + variance_of_opinions).sqrt().clamp_min(1e-9)
 
 
-def changed(view: View, source: View) -> tuple[str, ...]:
-    """Names of the fields in which two views differ."""
-    return tuple(name for name in vars(view) if getattr(view, name) != getattr(source, name))
-
-
-def table(views: Sequence[View], opinions: Tensor, totals: Tensor, behind: Tensor) -> tuple[ViewScore, ...]:
-    """A row for each view, the highest total first."""
-    columns = (*opinions.tolist(), totals.tolist(), behind.tolist())
-    rows = [ViewScore(view, *numbers) for view, *numbers in zip(views, *columns, strict=True)]
-    return tuple(sorted(rows, key=lambda row: -row.total))
+def cautious(
+    size: Size, views: Sequence[View], eligible: Sequence[int], within: Tensor, behind: Tensor, exposure: Exposure
+) -> int:
+    """Index of the eligible view nearest to the untouched source that is not clearly behind the leader of `size`."""
+    close = [index for index in eligible if views[index].size == size and behind[index] <= CAUTION]
+    return min(close, key=lambda index: (departure(views[index], exposure), -within[index].item()))

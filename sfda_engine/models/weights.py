@@ -265,10 +265,13 @@ def build_from_weights(
 
 
 def last_layer_classes(state: dict[str, Tensor], arch: str) -> int | None:
-    """Outputs of the last weight matrix of a state dict, which an architecture of ours ends with; None for others."""
-    if ":" in arch:
+    """Outputs of the weight matrix that an architecture of ours ends with; None for others, or where it is absent."""
+    if arch not in ARCHITECTURES:
         return None
-    return next((value.shape[0] for value in reversed(state.values()) if value.ndim >= 2), None)
+    with torch.device("meta"):
+        own = build_segmenter(arch, 2).state_dict()
+    key = next(key for key in reversed(own) if own[key].ndim >= 2)  # a file may have its keys in another order
+    return len(state[key]) if key in state else None
 
 
 def sha256_of(path: str | Path) -> str:

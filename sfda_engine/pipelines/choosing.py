@@ -13,16 +13,16 @@ from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.judge.aside import set_aside
 from sfda_engine.judge.choice import Choice, choose
-from sfda_engine.models.segmenter import Size
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.training.progress import phase_progress
 from sfda_engine.views.candidates import SHARES, candidates
 from sfda_engine.views.probabilities import Predictions, predict
 from sfda_engine.views.view import View
 
-CHOICE_FRAMES = 24
+CHOICE_FRAMES = 16
 """Frames that views are compared on; those that models are judged on are among them."""
-STATISTICS_FRAMES = 64
+STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 32
+"""Of the start, and of each of the views that it is chosen from."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,22 @@ def choose_view(inputs: Inputs) -> Chosen:
     frames = [inputs.target.image(index) for index in dict.fromkeys(shown)]
     with phase_progress("looking at views", enabled=inputs.accelerator.is_main_process) as advance:
         predictions = predict(
-            inputs.source, info.normalization, views, frames, frames_for_statistics(inputs.target), advance
+            inputs.source,
+            info.normalization,
+            views,
+            frames,
+            frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES),
+            advance,
         )
-    eligible = [view for view in views if suits(view, config)]
-    choice = decided_by_main(lambda: choose(predictions, info.exposure, eligible))
+    choice = decided_by_main(
+        lambda: choose(predictions, info.exposure, config.target.size, lambda view: suits(view, config))
+    )
     return Chosen(choice, predictions.first(len(split.judged)))
 
 
-def frames_for_statistics(target: Images) -> list[Image.Image]:
-    """The frames that BN statistics are estimated on, spread over all."""
-    return [target.image(index) for index in spread(len(target), STATISTICS_FRAMES)]
+def frames_for_statistics(target: Images, count: int = STATISTICS_FRAMES) -> list[Image.Image]:
+    """`count` frames that BN statistics are estimated on, spread over all."""
+    return [target.image(index) for index in spread(len(target), count)]
 
 
 def shares_of(config: Config) -> tuple[float, ...]:
@@ -62,11 +68,6 @@ def shares_of(config: Config) -> tuple[float, ...]:
 
 
 def suits(view: View, config: Config) -> bool:
-    """Whether a view has what the configuration states."""
-    size: Size | None = config.target.size
+    """Whether a view has the exposure and the share that the configuration states, if it does."""
     exposure, share = config.model.exposure, config.method.bn_share
-    return (
-        (size is None or view.size == size)
-        and (exposure == "auto" or view.exposure == exposure)
-        and (share is None or view.share == share)
-    )
+    return (exposure == "auto" or view.exposure == exposure) and (share is None or view.share == share)

@@ -13,7 +13,7 @@ from sfda_engine.data.frame_sample import SampledFrames
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import wait_for_all
 from sfda_engine.judge.aside import set_aside
-from sfda_engine.method.labelling import label_target
+from sfda_engine.method.pseudo_labels import label_target
 from sfda_engine.method.steps import Networks
 from sfda_engine.method.teaching_views import teaching_views
 from sfda_engine.models.discriminator import PatchDiscriminator
@@ -91,7 +91,6 @@ def make_start(inputs: Inputs, student: nn.Module, training: Images) -> Start:
             inputs.info.normalization,
             training,
             teaching_views(chosen.choice.view, [score.view for score in chosen.choice.scores]),
-            batch_size=inputs.config.target.batch_size,
             progress=inputs.accelerator.is_main_process,
         )
     return Start(chosen.choice, chosen.witnesses, labelled)

@@ -86,6 +86,7 @@ def views(choice: Choice) -> list[dict[str, Any]]:
     """Every view that was looked at, best first, with what the opinions say of it; the chosen one is marked."""
     return [
         vars(row.view)
+        | {"size": list(row.view.size)}
         | {name: finite(value) for name, value in vars(row).items() if name != "view"}
         | {"chosen": row.view == choice.view}
         for row in choice.scores

@@ -101,4 +101,5 @@ def view_of(fields: dict[str, Any]) -> View:
 def choice_of(fields: dict[str, Any]) -> Choice:
     views = {name: view_of(fields[name]) for name in ("view", "leader", "untouched")}
     scores = tuple(ViewScore(**row | {"view": view_of(row["view"])}) for row in fields["scores"])
-    return Choice(**fields | views | {"changed": tuple(fields["changed"]), "scores": scores})
+    by_size = tuple(view_of(row) for row in fields["by_size"])
+    return Choice(**fields | views | {"changed": tuple(fields["changed"]), "by_size": by_size, "scores": scores})

@@ -16,8 +16,9 @@ from sfda_engine.models.segmenter import SMALLEST, Size, alignment_of, scaled_si
 from sfda_engine.views.view import View, by_pixels, pixels
 
 EXPOSURES: tuple[Exposure, ...] = ("none", "gamma")
-SCALES = (0.75, 1.0, 1.25, 1.5, 2.0)
-"""Of the stated size: the neighbours that it is compared with, and those that labels may come from."""
+SCALES = (0.75, 1.0, 1.5, 2.0)
+"""Of the stated size: the neighbours that it is compared with, and those that labels may come from. A choice among
+these is as good as with 1.25 between them."""
 SHARES = (0.0, 0.3, 0.5, 0.7, 1.0)
 UPSCALING = 1.5
 """Largest width over the frames' own: networks that learnt from large objects gain from it, though nothing is added."""
@@ -25,9 +26,9 @@ TRAINING_PIXELS = 2.5
 """Largest size over the one that the network was trained at, in pixels, where the size is free."""
 MOST_PIXELS = 2**19
 """Largest free size where the training size is unknown: 1024x512."""
-STEP = 0.78
-"""Ratio of the widths of two neighbouring free sizes; FREE_SIZES of them span a factor of 2.7."""
-FREE_SIZES = 5
+STEP = 0.75
+"""Ratio of the widths of two neighbouring free sizes; FREE_SIZES of them span a factor of 2.4."""
+FREE_SIZES = 4
 FREE_ALIGNMENT = 32
 """Free sizes keep to multiples of this: no network that halves five times refuses them."""
 

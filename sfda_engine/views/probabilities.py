@@ -21,8 +21,8 @@ from sfda_engine.models.segmenter import Size, upsample
 from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
 from sfda_engine.views.view import View, pixels
 
-GRID_PIXELS = 3 * 2**12
-"""Points of a frame at which views are compared: 128x96."""
+GRID_PIXELS = 3 * 2**10
+"""Points of a frame at which views are compared: 64x48."""
 PIXELS_AT_ONCE = 2**18
 """Frames go through in batches of at most MOST_AT_ONCE and about this many pixels, which bounds the memory."""
 MOST_AT_ONCE = 8
@@ -49,7 +49,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the source says of some frames under each view, mean over the frame and its mirror image."""
+    """What the source says of some frames under each view."""
 
     views: tuple[View, ...]
     labels: Tensor
@@ -99,18 +99,21 @@ def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: 
 
 
 @torch.no_grad()
+def probabilities(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Softmax (B, K, h, w) float32 on the grid of images (B, 3, H, W), normalized."""
+    return upsample(model(images).logits.float(), grid).softmax(1)
+
+
 def mirrored_mean(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Softmax (B, K, h, w) float32 on the grid, mean over images (B, 3, H, W), normalized, and their mirror images."""
-    plain = upsample(model(images).logits.float(), grid).softmax(1)
-    mirrored = upsample(model(images.flip(-1)).logits.float(), grid).softmax(1).flip(-1)
-    return (plain + mirrored) / 2
+    """Mean `probabilities` of images and of their mirror images: for labels; a choice is no better for it."""
+    return (probabilities(model, images, grid) + probabilities(model, images.flip(-1), grid).flip(-1)) / 2
 
 
-def look(probabilities: Tensor) -> Look:
+def look(maps: Tensor) -> Look:
     """Labels and summaries of probabilities (B, K, h, w), on the CPU."""
-    confidence, labels = probabilities.max(1)
-    entropy = -(probabilities * (probabilities + EPSILON).log()).sum(1).mean((1, 2))
-    parts = labels.byte(), (255 * confidence).round().byte(), entropy, probabilities.mean((2, 3))
+    confidence, labels = maps.max(1)
+    entropy = -(maps * (maps + EPSILON).log()).sum(1).mean((1, 2))
+    parts = labels.byte(), (255 * confidence).round().byte(), entropy, maps.mean((2, 3))
     return Look(*(part.cpu() for part in parts))
 
 
@@ -131,7 +134,7 @@ def looks(
         images = inputs(frames[first : first + count], preprocess, size)
         for share in shares:  # within the batch: its inputs are made once
             write_statistics(model, source, statistics, share)
-            found[share].append(look(mirrored_mean(model, images, grid)))
+            found[share].append(look(probabilities(model, images, grid)))
     return {share: Look(*map(torch.cat, zip(*batches, strict=True))) for share, batches in found.items()}
 
 

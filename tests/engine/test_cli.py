@@ -39,7 +39,8 @@ def test_print_config_leaves_with_zero_and_nothing_written(tmp_path: Path) -> No
 def test_users_mistake_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     done = run_process(tmp_path, "--method.gama", "1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown key 'method.gama'")
+    assert done.stderr.startswith("error: ")
+    assert "'method.gama'" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -115,4 +116,4 @@ def test_help_lists_the_commands(argv: list[str], capsys: pytest.CaptureFixture[
 
 def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["adpt"]) == 2
-    assert "unknown command 'adpt': the nearest is 'adapt'" in capsys.readouterr().err
+    assert "'adpt': the nearest is 'adapt'" in capsys.readouterr().err

@@ -43,8 +43,6 @@ def test_a_failed_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(
-        StorageError, match=r"a\.txt cannot be written \(No space left on device\); free .*--run.resume"
-    ):
+    with pytest.raises(StorageError, match=r"a\.txt .*No space left.*--run.resume"):
         write_text(tmp_path / "a.txt", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

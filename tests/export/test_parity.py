@@ -139,7 +139,7 @@ def test_a_file_that_cannot_run_is_refused(
 def test_a_network_that_cannot_run_in_float64_is_the_users_to_change() -> None:
     info = WeightsInfo(arch="tests.export.user_net:Float32", num_classes=4)
     exact = engine_logits(small_network("Float32"), info, torch.float64)
-    with pytest.raises(UserError, match=r"cannot run in torch.float64.*type of its input"):
+    with pytest.raises(UserError, match=r"torch.float64"):
         exact(np.zeros((1, 32, 48, 3), np.uint8))
 
 

@@ -64,7 +64,7 @@ def test_latency_is_taken_in_turns_and_told_as_ratios_to_the_first() -> None:
 
 @pytest.mark.parametrize("difference", [-1.01, math.nan])
 def test_a_drop_of_more_than_a_point_is_refused(difference: float) -> None:
-    with pytest.raises(ParityError, match="points of mIoU on 7 labelled frames, more than 1"):
+    with pytest.raises(ParityError, match=r"on 7 .* 1"):
         check_drop({"difference": difference, "frames": 7}, "int8")
 
 

@@ -124,7 +124,7 @@ def test_a_frame_that_the_guard_refuses_changes_nothing(load: Load, bad: Any) ->
 
 @pytest.mark.parametrize(
     ("frame", "said"),
-    [(shade(1, 0.1), "variance of channel 0 is 0.0"), (shade(1, 0.4, 100), "standard deviations from")],
+    [(shade(1, 0.1), "channel 0 is 0.0"), (shade(1, 0.4, 100), "standard deviations")],
     ids=["contrast lost", "too bright"],
 )
 def test_a_state_out_of_bounds_is_refused_and_the_last_good_one_labels(
@@ -179,7 +179,7 @@ def test_collapsed_labels_roll_back_to_the_newest_good_state(load: Load) -> None
     segmenter.network.state = collapsing(segmenter)
     result = segmenter(frame := shade(9))
     assert result.status is Status.STATE_REJECTED
-    assert result.reason == "labels collapsed; rolled back by 2 updates"
+    assert "back by 2 " in result.reason
     assert segmenter.state is newest
     assert np.mean(result.labels == adaptive_labels(frame, newest.mean, newest.var)) > 0.999
     assert segmenter(shade(10)).status is Status.OK
@@ -200,7 +200,8 @@ def test_where_the_frame_s_own_statistics_collapse_alone_the_state_stays(
     before = segmenter.state
     monkeypatch.setattr(segmenter.network, "run", fragile)
     result = segmenter(frame := shade(2))
-    assert (result.status, result.reason) == (Status.STATE_REJECTED, "labels collapsed; rolled back by 0 updates")
+    assert result.status == Status.STATE_REJECTED
+    assert "back by 0 " in result.reason
     assert segmenter.state is before
     assert np.mean(result.labels == adaptive_labels(frame, before.mean, before.var)) > 0.999
 
@@ -211,7 +212,7 @@ def test_states_newer_than_the_one_rolled_back_to_are_forgotten(load: Load) -> N
     good = segmenter.state
     segmenter.network._ring.extend([good, State(collapsing(segmenter).mean, START_VAR, 7)])
     segmenter.network.state = State(collapsing(segmenter).mean, START_VAR, 9)
-    assert segmenter(shade(2)).reason == "labels collapsed; rolled back by 8 updates"
+    assert "back by 8 " in segmenter(shade(2)).reason
     assert segmenter.state is good
     assert segmenter.network._ring[-1] is good
 
@@ -259,14 +260,14 @@ def test_loads_refuse_what_is_no_self_adapting_bundle(
 ) -> None:
     with pytest.raises(UsageError, match=r"has no model_adaptive\.onnx"):
         AdaptiveSegmenter.load(shared_bundle)
-    with pytest.raises(UsageError, match="load it as AdaptiveSegmenter"):
+    with pytest.raises(UsageError, match="AdaptiveSegmenter"):
         Segmenter.load(adaptive_bundle / "model_adaptive.onnx")
     (tmp_path / "lone.onnx").write_bytes((adaptive_bundle / "model_adaptive.onnx").read_bytes())
     with pytest.raises(UsageError, match=r"bn_state\.npz"):
         AdaptiveSegmenter.load(tmp_path / "lone.onnx")
-    with pytest.raises(UsageError, match="update must be from 0 to 1, not 2"):
+    with pytest.raises(UsageError, match=r"update .*0 .*1.* 2"):
         Adaptation(update=2.0)
-    with pytest.raises(UsageError, match="every must be at least 1, not 0"):
+    with pytest.raises(UsageError, match=r"every .*1.* 0"):
         Adaptation(every=0)
 
 
@@ -275,9 +276,9 @@ def test_a_start_state_that_is_not_the_exported_one_is_refused(tmp_path: Path) -
     start = folder / "bn_state.npz"
     whole = start.read_bytes()
     start.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match=r"bn_state\.npz is not the file that was exported"):
+    with pytest.raises(IntegrityError, match=r"bn_state\.npz"):
         AdaptiveSegmenter.load(folder)
     np.savez(start, mean=START_MEAN[:2], var=START_VAR[:2])
     write_manifest(folder, [])
-    with pytest.raises(ModelError, match=r"has \[3\] channels, its bn_state\.npz \[2\]"):
+    with pytest.raises(ModelError, match=r"\[3\].*bn_state\.npz.*\[2\]"):
         AdaptiveSegmenter.load(folder)

@@ -162,10 +162,9 @@ def test_soak_fails_on_memory_and_golden_labels() -> None:
     record = soak.Record(warm_up=0)
     record.golden_changed = 1
     record.memory = [(n, 100 + 0.002 * n) for n in range(10, 1000, 10)]
-    assert record.failures(record.report()) == [
-        "golden labels changed 1 times",
-        "memory grows by 2.0 MB in 1000 frames",
-    ]
+    golden, memory = record.failures(record.report())
+    assert "changed 1 " in golden
+    assert "2.0 MB in 1000" in memory
     record.memory = [(n, 100 + 0.0005 * n) for n in range(10, 1000, 10)]
     assert len(record.failures(record.report())) == 1
 

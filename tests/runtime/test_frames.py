@@ -32,8 +32,8 @@ WITH_NAN[0, 0, 0] = np.nan
         (GOOD[..., :1], "RGB"),
         (np.concatenate([GOOD, GOOD[..., :1]], axis=-1), "RGB"),
         (GOOD.transpose(2, 0, 1), "transpose"),
-        (GOOD[:1, :1], "1x1 is too small"),
-        (GOOD[:9, :7], "7x9 is too small"),
+        (GOOD[:1, :1], "1x1"),
+        (GOOD[:9, :7], "7x9"),
         (GOOD[:0], "too small"),
         (GOOD[:, :0], "too small"),
         (np.broadcast_to(np.uint8(9), (64, 9000, 3)), "too large"),
@@ -60,9 +60,9 @@ def test_a_good_frame_passes_as_it_is() -> None:
 def test_the_limits_of_size_are_width_and_height() -> None:
     limits = Limits(minimum=(64, 48), maximum=(64, 48))
     check_layout(GOOD, limits)
-    with pytest.raises(InputError, match="48x64 is too small"):
+    with pytest.raises(InputError, match="48x64"):
         check_layout(GOOD.transpose(1, 0, 2), limits)
-    with pytest.raises(InputError, match="65x48 is too large"):
+    with pytest.raises(InputError, match="65x48"):
         check_layout(np.zeros((48, 65, 3), np.uint8), limits)
 
 

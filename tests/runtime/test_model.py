@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def test_a_damaged_model_is_refused_by_its_hash(bundle: Path, name: str) -> None
     path = bundle / "model.onnx"
     path.write_bytes(DAMAGES[name](path.read_bytes()))
     for load in (bundle, path):  # the folder, and the lone file with its manifest beside it
-        with pytest.raises(IntegrityError, match="not the file that was exported"):
+        with pytest.raises(IntegrityError, match=r"model\.onnx"):
             Segmenter.load(load)
 
 
@@ -128,14 +129,14 @@ def float_input(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (rebuilt(rename_input), "takes no uint8 frames"),
-        (rebuilt(float_input), "takes no uint8 frames"),
+        (rebuilt(rename_input), "uint8"),
+        (rebuilt(float_input), "uint8"),
         (rebuilt(lambda model: helper.set_model_props(model, {})), "no description"),
-        (rebuilt(lambda model: helper.set_model_props(model, {METADATA_KEY: "{"})), "cannot be read"),
+        (rebuilt(lambda model: helper.set_model_props(model, {METADATA_KEY: "{"})), "description"),
         (rebuilt(lambda model: helper.set_model_props(model, {METADATA_KEY: '{"format": 2}'})), "format 2"),
-        (model_bytes("labels", card("diagnostics")), "not those of the graph 'diagnostics'"),
-        (model_bytes("labels", card("who knows")), "not those of the graph"),  # type: ignore[arg-type]
-        (model_bytes("labels", card("adaptive")), "not those of the graph 'adaptive'"),
+        (model_bytes("labels", card("diagnostics")), "'diagnostics'"),
+        (model_bytes("labels", card("who knows")), "graph"),  # type: ignore[arg-type]
+        (model_bytes("labels", card("adaptive")), "'adaptive'"),
     ],
 )
 def test_models_of_another_contract(tmp_path: Path, content: bytes, message: str) -> None:
@@ -159,7 +160,7 @@ def test_a_fault_is_told_with_the_file_whatever_its_words_are(tmp_path: Path, mo
 
 
 def test_paths_that_are_nothing(tmp_path: Path, bundle: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="nowhere"):
         Segmenter.load(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"no model_logits\.onnx"):
         open_model(bundle, "logits", SessionOptions())
@@ -201,7 +202,7 @@ def test_a_manifest_of_another_kind(bundle: Path, change: Callable[[dict[str, An
 
 def test_a_manifest_that_is_no_json(bundle: Path) -> None:
     (bundle / "manifest.json").write_text('{"format": 1')
-    with pytest.raises(IntegrityError, match="cannot be read"):
+    with pytest.raises(IntegrityError, match=r"manifest\.json"):
         Segmenter.load(bundle)
 
 
@@ -214,7 +215,7 @@ def test_a_manifest_cannot_name_files_outside(bundle: Path) -> None:
     change_manifest(bundle, lambda m: m["files"].update({"../secret": entry, "link": entry}))
     manifest = read_manifest(bundle)
     for name in ("../secret", "link"):
-        with pytest.raises(IntegrityError, match="outside the bundle"):
+        with pytest.raises(IntegrityError, match=re.escape(name)):
             read_checked(manifest, name)
 
 
@@ -233,16 +234,16 @@ def test_a_run_folder_is_no_bundle(bundle: Path, tmp_path: Path, mark: str, caps
     for command in ("run", "verify", "info"):
         assert main([command, str(run), *(["x.png", "--output", "y"] if command == "run" else [])]) == 2
         told = capsys.readouterr().err
-        assert f"{run} is a run folder, not a bundle: export it first: sfda export {run} --output" in told
+        assert f"sfda export {run} --output" in told
     bundle.rename(run / "bundle")
-    with pytest.raises(UsageError, match=r"run folder, not a bundle: name .*run/bundle"):
+    with pytest.raises(UsageError, match="run/bundle"):
         Segmenter.load(run)
     Segmenter.load(run / "bundle")
 
 
 def test_a_weights_file_is_no_exported_model(tmp_path: Path) -> None:
     (tmp_path / "adapted.safetensors").write_bytes(b"weights")
-    with pytest.raises(UsageError, match=r"adapted\.safetensors is not an \.onnx file; export it first"):
+    with pytest.raises(UsageError, match=r"adapted\.safetensors.*\.onnx"):
         Segmenter.load(tmp_path / "adapted.safetensors")
     (tmp_path / "lone.ONNX").write_bytes(model_bytes())
     Segmenter.load(tmp_path / "lone.ONNX")

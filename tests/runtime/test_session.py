@@ -95,7 +95,7 @@ def test_a_provider_that_was_given_no_node() -> None:
 
 def test_an_onnxruntime_without_the_provider(shared_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    with pytest.raises(ProviderError, match=r"built without CUDAExecutionProvider: install sfda-runtime\[gpu\]"):
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider.*sfda-runtime\[gpu\]"):
         Segmenter.load(shared_bundle, providers=("cuda",))
 
 
@@ -135,7 +135,7 @@ def test_fallback_only_where_allowed(
     session = SessionOptions(providers=(provider,), engine_cache=tmp_path, allow_fallback=True)
     with caplog.at_level(logging.WARNING, "sfda_runtime"):
         segmenter = Segmenter.load(shared_bundle, session=session)
-    assert "running on the CPU" in caplog.text
+    assert "CPU" in caplog.text
     assert segmenter(picture(1)).status == Status.OK
     assert segmenter.model.session.get_providers() == [CPU]
 

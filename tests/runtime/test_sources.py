@@ -183,7 +183,7 @@ def test_a_camera_by_opencv_gives_rgb(monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source("camera:0")
     assert source.live
     np.testing.assert_array_equal([frame.read() for frame in source.frames], [picture(1), picture(0)])
-    with pytest.raises(UsageError, match="camera 7 cannot be opened"):
+    with pytest.raises(UsageError, match="camera 7"):
         open_source("camera:7")
 
 

@@ -95,4 +95,4 @@ def test_a_results_file_of_the_device_comes_before_an_assumption(
     flop = cost.adaptation_flop("streetnet", 19, SIZE, 2, PAPER)
     assert rate.flop_per_second == pytest.approx(flop / 0.020)
     assert rate.basis.startswith("measured: adapt_step, streetnet 128x64 B=2, 20 ms")
-    assert cost.own_rate("streetnet", "fp32").basis.startswith("ESTIMATE: from one forward and backward pass")
+    assert cost.own_rate("streetnet", "fp32").basis.startswith("ESTIMATE: ")

@@ -35,7 +35,7 @@ def test_cityscapes_and_camvid_follow_the_published_order() -> None:
 
 
 def test_unknown_set_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"scenes, camvid, cityscapes.*did you mean 'cityscapes'"):
+    with pytest.raises(UserError, match=r"scenes, camvid, cityscapes.*'cityscapes'"):
         class_set("cityscape")
 
 

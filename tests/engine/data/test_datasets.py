@@ -99,27 +99,27 @@ def test_errors_name_the_key_or_the_folder(tmp_path: Path) -> None:
         open_source(SourceConfig(), class_names=("road", "sky"))
     with pytest.raises(UserError, match="needs a split"):
         open_target(TargetConfig(dataset="scenes"))
-    with pytest.raises(UserError, match="did you mean 'night'"):
+    with pytest.raises(UserError, match="'night'"):
         open_target(TargetConfig(dataset="scenes", split="nigth"))
-    with pytest.raises(UserError, match=r"nowhere does not exist \(target\.split is 'nowhere': --target\.split null"):
+    with pytest.raises(UserError, match=r"target\.split is 'nowhere': --target\.split null"):
         open_target(TargetConfig(root=str(tmp_path), split="nowhere"))
-    with pytest.raises(UserError, match="gone/nowhere does not exist; give"):
+    with pytest.raises(UserError, match="gone/nowhere"):
         open_target(TargetConfig(root=str(tmp_path / "gone"), split="nowhere"))
     (tmp_path / "a.png").touch()
-    with pytest.raises(UserError, match=r"target\.root .*a\.png is a file; name its folder"):
+    with pytest.raises(UserError, match=r"target\.root .*a\.png"):
         open_target(TargetConfig(root=str(tmp_path / "a.png"), split="nowhere"))
 
 
 def test_label_folder_is_checked_by_name_alone(tmp_path: Path) -> None:
     config = EvaluateConfig(root=str(tmp_path), split="dusk")
     (tmp_path / "dusk").mkdir()
-    with pytest.raises(UserError, match=r"no label folder .*dusk/labels"):
+    with pytest.raises(UserError, match=r"label folder .*dusk/labels"):
         check_label_folder(config, NAMES)
     folder(tmp_path / "dusk")
     (tmp_path / "dusk" / "labels" / "a.png").write_text("opening this would fail")
     check_label_folder(config, NAMES)
     Image.new("RGB", SIZE).save(tmp_path / "dusk" / "images" / "b.png")
-    with pytest.raises(UserError, match=r"1 of 2 images have no label in .*dusk/labels, first: b\.png"):
+    with pytest.raises(UserError, match=r"1 of 2 .*dusk/labels, .*b\.png"):
         check_label_folder(config, NAMES)
     check_label_folder(EvaluateConfig(root=str(tmp_path), split="dusk", frames=1), NAMES)
     check_label_folder(EVALUATE, NAMES)

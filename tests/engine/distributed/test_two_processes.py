@@ -128,8 +128,8 @@ def test_process_that_dies_ends_the_job_and_leaves_a_good_checkpoint(
     os.kill(both[rank], signal.SIGKILL)
     _, said = process.communicate(timeout=90)  # the launcher gives the others 30 s to end
     assert process.returncode == 1
-    assert "training failed: another process of this job has died" in said
-    assert "go on with --run.resume true" in said
+    assert "training failed: " in said
+    assert "--run.resume true" in said
     assert not any(Path(f"/proc/{pid}").exists() for pid in both)
     newest = list_checkpoints(run)[-1]
     weights = load_file(newest / "model.safetensors")
@@ -145,6 +145,6 @@ def test_signal_to_one_process_stops_all_after_the_same_step(start: Start, tiny_
     os.kill(ranks(process)[1], signal.SIGTERM)
     _, said = process.communicate(timeout=90)
     # the first to leave says so; the launcher may end the other before it can
-    assert f"interrupted: a checkpoint is in {run}" in said, said
+    assert f"interrupted: {run}" in said, said
     lines = read_metrics(run / "metrics.jsonl")
     assert lines[-1]["total_step"] == int(list_checkpoints(run)[-1].name)

@@ -117,7 +117,7 @@ def test_source_trained_on_bgr_0_255_without_std(shipped: tuple[nn.Module, Weigh
     images = SceneImages("fog", purpose="target", size=SIZE, frames=6)
     assert refusals(intake_of(CaffeTrained().eval(), info, images, caffe)) == []
     swapped, other = refusals(intake_of(CaffeTrained().eval(), info, images, IMAGENET))
-    assert "declared RGB, but the source fits BGR" in swapped
+    assert "RGB, .*BGR" in swapped
     assert "one division by 255 too many" in other
 
 
@@ -186,11 +186,11 @@ def test_sizes_that_distort_enlarge_and_differ(shipped: tuple[nn.Module, Weights
     images = colored(tmp_path, (256, 128), (256, 128), (64, 48))
     intake = examine(model, replace(info, size=(512, 384)), images, size=SIZE, exposure="none")
     found = {finding.what: str(finding) for finding in intake.findings}
-    assert "33% narrower" in found["target.size 128x96 distorts frames of 256x128"]
-    assert "target.size [128, 64]" in found["target.size 128x96 distorts frames of 256x128"]
-    assert "target.size 128x96 enlarges frames of 64x48" in found
+    assert "33% narrower" in found["256x128"]
+    assert "target.size [128, 64]" in found["256x128"]
+    assert "64x48" in found
     assert "256x128 (2), 64x48 (1)" in found["2 sizes of frames"]
-    assert "target.size 128x96 is 0.25 times the 512x384 that the source was trained at" in found
+    assert "128x96 is 0.25 times the 512x384" in found
 
 
 def test_sizes_that_fit_are_not_mentioned(shipped: tuple[nn.Module, WeightsInfo], tmp_path: Path) -> None:

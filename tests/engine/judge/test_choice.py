@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from sfda_engine.judge import choice as module
 from sfda_engine.judge.choice import choose, opinion_masks, opinions_of, z_scores
+from sfda_engine.models.preprocess import Exposure
 from sfda_engine.views.candidates import EXPOSURES
 from sfda_engine.views.probabilities import Predictions
-from sfda_engine.views.view import View, departure
+from sfda_engine.views.view import View
 
 SIZES = [(64, 48), (96, 64), (128, 96)]
 SHARES = (0.0, 0.5, 1.0)
@@ -54,26 +58,43 @@ def test_a_stated_size_is_kept_and_all_views_are_ranked() -> None:
     choice = choose(predictions(errors(best)), stated=SIZES[0])
     assert choice.view.size == choice.leader.size == SIZES[0]
     assert choice.view.share == 0.5
-    assert len(choice.scores) == len(VIEWS)
-    assert choice.scores[0].view.size == SIZES[2]
+    assert [view.size for view in choice.by_size] == [SIZES[2], SIZES[1], SIZES[0]]
+    assert {row.view for row in choice.scores} == set(VIEWS)
     totals = [row.total for row in choice.scores]
     assert totals == sorted(totals, reverse=True)
 
 
-@pytest.mark.parametrize("exposure", ["none", "gamma"])
-def test_equal_views_leave_the_source_as_it_is(exposure: str) -> None:
-    """A thousandth of a lead is no lead."""
-    level = dict.fromkeys(VIEWS, 0.1)
-    for seed in range(3):
-        choice = choose(predictions(level, seed=seed), exposure)  # type: ignore[arg-type]
-        assert choice.view == choice.untouched
-        assert choice.changed == ()
+@pytest.mark.parametrize("exposure", EXPOSURES)
+def test_views_that_say_the_same_leave_the_source_as_it_is(exposure: Exposure) -> None:
+    seen = predictions(errors(VIEWS[4]))
+    by_size = torch.stack([seen.labels[VIEWS.index(View("none", view.size, 0.5))] for view in VIEWS])
+    choice = choose(replace(seen, labels=by_size), exposure)
+    assert choice.view == choice.leader == choice.untouched
+    assert choice.untouched.exposure == exposure
+    assert choice.changed == ()
 
 
-def test_labels_that_all_share_one_error_stay_near_the_source() -> None:
-    same = predictions(dict.fromkeys(VIEWS, 0.0))
-    choice = choose(same)
-    assert departure(choice.view, "none") == 0
+@pytest.mark.parametrize(("caution", "kept"), [(0.5, False), (50.0, True)])
+def test_a_lead_that_is_not_clear_leaves_the_source_as_it_is(
+    caution: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CAUTION", caution)
+    choice = choose(predictions(errors(View("none", SIZES[1], 0.5))))
+    assert choice.leader.share == 0.5
+    assert (choice.view == choice.untouched) == kept
+
+
+def test_the_error_of_a_lead_against_its_closed_form() -> None:
+    """Frames that are all alike leave the error of the three opinions."""
+    seen = predictions(errors(VIEWS[4]))
+    same = replace(seen, labels=seen.labels[:, :1].expand(-1, FRAMES, -1, -1))
+    rows = [row for row in choose(same).scores if row.view.size == SIZES[1]]
+    opinions = np.array([[row.near, row.far, row.light] for row in rows])
+    scores = (opinions - opinions.mean(0)) / opinions.std(0)
+    lead = scores[scores.sum(1).argmax()] - scores
+    expected = lead.sum(1) / np.maximum(np.sqrt(3 * lead.var(1, ddof=1)), 1e-9)
+    assert [row.behind for row in rows] == pytest.approx(expected.tolist())
+    assert [row.within for row in rows] == pytest.approx(scores.sum(1).tolist())
 
 
 def test_the_same_labels_give_the_same_choice() -> None:
@@ -84,11 +105,11 @@ def test_the_same_labels_give_the_same_choice() -> None:
 def test_opinions_compare_with_the_views_they_name() -> None:
     masks = opinion_masks(VIEWS)
     row = VIEWS.index(View("none", SIZES[1], 0.5))
-    near, far, exposure = ([view for view, used in zip(VIEWS, mask[row], strict=True) if used] for mask in masks)
+    near, far, light = ([view for view, used in zip(VIEWS, mask[row], strict=True) if used] for mask in masks)
     assert near == [View("none", SIZES[0], 0.5), View("none", SIZES[2], 0.5)]
-    assert exposure == [View("gamma", SIZES[1], 0.5)]
     assert {(view.exposure, view.size) for view in far} == {("gamma", SIZES[0]), ("gamma", SIZES[2])}
     assert len(far) == 2 * len(SHARES)
+    assert light == [View("gamma", SIZES[1], share) for share in SHARES]
 
 
 def test_opinions_that_cannot_be_had_do_not_count() -> None:

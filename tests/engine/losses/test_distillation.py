@@ -119,7 +119,7 @@ def test_gradcheck() -> None:
 
 
 def test_mismatched_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match="same batch, channels"):
+    with pytest.raises(ValueError, match="batch"):
         dad_st_loss(features(2, 4, 3, 3), features(2, 5, 6, 6), COSINE)
-    with pytest.raises(ValueError, match="same batch, channels"):
+    with pytest.raises(ValueError, match="batch"):
         dad_ss_loss(features(2, 4, 3, 3), features(2, 4, 3, 4), COSINE)

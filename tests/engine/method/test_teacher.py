@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method import teacher as module
 from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.datasets import SceneImages
+from sfda_engine.method import teacher as module
 from sfda_engine.method.teacher import (
     Calibration,
     Teacher,

@@ -98,9 +98,9 @@ def test_upsample_is_bilinear_with_pixel_centers() -> None:
 
 
 def test_unknown_architecture_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="did you mean 'deeplabv3_resnet50'"):
+    with pytest.raises(UserError, match="'deeplabv3_resnet50'"):
         build_segmenter("deeplab_resnet50", K)
-    with pytest.raises(UserError, match="known are streetnet"):
+    with pytest.raises(UserError, match="streetnet"):
         build_segmenter("xyz", K)
 
 
@@ -110,5 +110,5 @@ def test_feature_layer_is_refused_for_built_in_architectures() -> None:
 
 
 def test_one_class_is_refused() -> None:
-    with pytest.raises(UserError, match="at least 2 classes"):
+    with pytest.raises(UserError, match="2 classes"):
         build_segmenter("streetnet", 1)

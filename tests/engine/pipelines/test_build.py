@@ -72,11 +72,11 @@ def test_own_weights_may_be_stated_again(own: str) -> None:
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"arch": "deeplabv3_resnet50"}, r"model\.arch is deeplabv3_resnet50, but .* say streetnet"),
-        ({"num_classes": 8}, r"model\.num_classes is 8, but .* say 9"),
-        ({"classes": "camvid"}, r"camvid has 11 classes, the model has 9"),
-        ({"classes": "camvit"}, r"did you mean 'camvid'"),
-        ({"normalization": CAFFE}, r"model\.normalization .*104.* differs from the weights' own .*0\.5"),
+        ({"arch": "deeplabv3_resnet50"}, r"model\.arch is deeplabv3_resnet50.* streetnet"),
+        ({"num_classes": 8}, r"model\.num_classes is 8.* 9"),
+        ({"classes": "camvid"}, r"camvid has 11 .* 9"),
+        ({"classes": "camvit"}, r"'camvid'"),
+        ({"normalization": CAFFE}, r"model\.normalization .*104.*0\.5"),
         ({"feature_layer": "low"}, r"model\.feature_layer is low"),
         ({"weights": None}, r"--model\.weights"),
         ({"weights": "/nowhere/a.safetensors"}, r"no file '/nowhere/a\.safetensors'"),
@@ -109,7 +109,7 @@ def test_foreign_weights_without_normalization_get_imagenets_and_a_warning(
     [
         ({"classes": "scenes"}, r"give model\.arch and model\.num_classes"),
         ({"arch": "streetnet"}, r"give model\.arch and model\.num_classes"),
-        ({"arch": "streetnet", "classes": "camvid"}, r"the file has 9 classes, the model was built for 11"),
+        ({"arch": "streetnet", "classes": "camvid"}, r" 9 .* 11"),
         ({"arch": "streetnet", "classes": "scenes", "num_classes": 4}, r"9 classes"),
     ],
 )
@@ -127,7 +127,7 @@ def test_forward_is_tried_at_the_size_of_the_run() -> None:
             return images
 
     check_forward(Picky(), (32, 24))
-    with pytest.raises(UserError, match=r"fails on a frame of 40x24 \(sizes must match\); try another size"):
+    with pytest.raises(UserError, match=r"40x24 \(sizes must match\)"):
         check_forward(Picky(), (40, 24))
 
 
@@ -157,7 +157,7 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_folder_with_something_in_it_is_only_resumed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty; .*--run\.resume true"):
+    with pytest.raises(UserError, match=r"--run\.resume true"):
         run_folder_of(named(tmp_path))
     assert run_folder_of(named(tmp_path, resume=True)) == tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"

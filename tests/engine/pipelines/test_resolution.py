@@ -85,6 +85,6 @@ def test_windows_that_do_not_fit_the_network_are_refused_before_anything_is_writ
         "evaluate.dataset": "folder", "target.dataset": "folder", "target.split": "null", "evaluate.split": "null",
         "model.exposure": "none", "run.output": tmp_path / "run",
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"evaluate\.window: this network gives 22 cells of logits for 64 pixels"):
+    with pytest.raises(UserError, match=r"evaluate\.window: .*22 .*64 "):
         entry([word for key, value in options.items() for word in (f"--{key}", str(value))])
     assert not (tmp_path / "run").exists()

@@ -141,7 +141,7 @@ def test_another_configuration_is_the_users_mistake(
     other = ["--method.patch_grid", "3", "--run.seed", "1", "--run.keep_last", "1"]
     assert exit_code(main, [*argv, "--run.resume", "true", *other]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "began with another configuration (run.seed was 0, is 1; method.patch_grid was 2, is 3)" in message
+    assert "(run.seed was 0, is 1; method.patch_grid was 2, is 3)" in message
     assert "keep_last" not in message
     assert (tmp_path / "run" / "config.yaml").read_text() == begun
     assert exit_code(main, [*argv, "--run.resume", "true", "--run.keep_last", "1"]) == 0

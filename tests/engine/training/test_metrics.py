@@ -53,7 +53,7 @@ def test_a_term_that_broke_is_named_with_its_step(value: float) -> None:
     for step in range(3):
         broken = torch.tensor(value if step == 1 else 0.5)
         metrics.add({"student/mae": torch.tensor(1.0), "generator/bns": broken})
-    with pytest.raises(TrainingError, match=r"^generator/bns became NaN or infinite by step 3 of adaptation"):
+    with pytest.raises(TrainingError, match=r"^generator/bns .*step 3"):
         metrics.flush("adaptation", 3)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.engine.views.networks import ByColor
 from torch import nn
 
 from sfda_engine.errors import UserError
@@ -20,12 +19,13 @@ from sfda_engine.views.candidates import (
     stated_sizes,
 )
 from sfda_engine.views.view import View, pixels
+from tests.engine.views.networks import ByColor
 
 FRAMES = [(480, 360), (320, 227), (1280, 720), (2048, 1024), (100, 80)]
 
 
 def test_sizes_around_the_stated_one() -> None:
-    assert stated_sizes((256, 192), (480, 360), 32) == [(192, 128), (256, 192), (320, 256), (384, 288), (512, 384)]
+    assert stated_sizes((256, 192), (480, 360), 32) == [(192, 128), (256, 192), (384, 288), (512, 384)]
 
 
 def test_stated_sizes_do_not_go_far_above_the_frames() -> None:
@@ -65,7 +65,7 @@ def test_the_network_says_which_sizes_it_takes() -> None:
 
 
 def test_a_stated_size_that_is_no_multiple_still_has_neighbours() -> None:
-    assert len(candidate_sizes(ByColor(2), (480, 360), (250, 190))) > 3
+    assert len(candidate_sizes(ByColor(2), (480, 360), (250, 190))) == 4
 
 
 @pytest.mark.parametrize("exposure", ["none", "gamma"])

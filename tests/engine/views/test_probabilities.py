@@ -6,23 +6,32 @@ import copy
 
 import pytest
 import torch
-from tests.engine.views.networks import IDENTITY, ByColor, frame
 
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.streetnet import StreetNet
 from sfda_engine.views.candidates import candidates
-from sfda_engine.views.probabilities import at_once, grid_of, inputs, look, mirrored_mean, predict, spread_batches
+from sfda_engine.views.probabilities import (
+    at_once,
+    grid_of,
+    inputs,
+    look,
+    mirrored_mean,
+    predict,
+    probabilities,
+    spread_batches,
+)
 from sfda_engine.views.view import View
+from tests.engine.views.networks import IDENTITY, ByColor, frame
 
 SIZES = [(64, 48), (96, 64)]
 FRAMES = [frame(seed) for seed in range(5)]
 
 
 def test_the_grid_keeps_the_aspect() -> None:
-    assert grid_of((256, 192)) == grid_of((512, 384)) == (96, 128)
+    assert grid_of((256, 192)) == grid_of((512, 384)) == (48, 64)
     height, width = grid_of((2048, 1024))
     assert width / height == pytest.approx(2, abs=0.05)
-    assert height * width == pytest.approx(96 * 128, rel=0.05)
+    assert height * width == pytest.approx(48 * 64, rel=0.05)
 
 
 def test_batches_hold_fewer_large_frames() -> None:
@@ -33,6 +42,7 @@ def test_a_mirrored_frame_is_laid_back() -> None:
     images = inputs(FRAMES, Preprocess(IDENTITY), (64, 48))
     grid = (24, 32)
     both = mirrored_mean(ByColor(), images, grid)
+    torch.testing.assert_close(both, probabilities(ByColor(), images, grid))
     torch.testing.assert_close(both, torch.nn.functional.avg_pool2d(images, 2).softmax(1))
     torch.testing.assert_close(both.sum(1), torch.ones(5, *grid))
 
@@ -67,7 +77,7 @@ def test_views_come_in_the_order_asked_for_each_with_its_own_network() -> None:
     assert found.classes == 4
     assert told[-1][0] == told[-1][1]
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in before.items())
-    plain = mirrored_mean(source, inputs(FRAMES[:3], Preprocess(IDENTITY, "gamma"), SIZES[0]), (height, width))
+    plain = probabilities(source, inputs(FRAMES[:3], Preprocess(IDENTITY, "gamma"), SIZES[0]), (height, width))
     own = found.labels[views.index(View("gamma", SIZES[0], 1.0))]
     assert (own == plain.argmax(1)).float().mean() > 0.999
     again = predict(source, IDENTITY, list(reversed(views)), FRAMES[:3], FRAMES)

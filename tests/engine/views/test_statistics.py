@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from tests.engine.views.networks import Normalized
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.views.statistics import target_statistics, write_statistics
+from tests.engine.views.networks import Normalized
 
 
 def batches(*counts: int) -> list[Tensor]:

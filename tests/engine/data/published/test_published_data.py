@@ -73,7 +73,7 @@ def test_adaptation_to_cityscapes(config: Callable[..., Config], quick: None) ->
     assert run is not None
     result = run.result
     assert result["steps"] == 2
-    assert set(result["miou"]) == {"source", "bn_warm_start", "adapted", "last"}
+    assert set(result["miou"]) == {"source", "start", "bn_warm_start", "adapted", "last"}
     assert tuple(result["iou"]["adapted"]) == NINETEEN
 
 
@@ -112,9 +112,9 @@ def test_cross_city_scores_its_13_classes(config: Callable[..., Config], tmp_pat
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--evaluate.root", "nowhere"], "data folder nowhere does not exist"),
-        (["--evaluate.split", "vall"], "no labelled split 'vall': choose one of train, val; did you mean 'val'?"),
-        (["--evaluate.dataset", "camvid"], "is no class of data set camvid"),
+        (["--evaluate.root", "nowhere"], "nowhere"),
+        (["--evaluate.split", "vall"], "'vall'"),
+        (["--evaluate.dataset", "camvid"], "data set camvid"),
         (["--evaluate.dataset", "cityscape"], "cityscapes"),
         (["--evaluate.subset", "[synthia16, lamp]"], "'lamp'"),
     ],
@@ -130,7 +130,7 @@ def test_mistakes_end_with_exit_code_2(
 def test_adaptation_refuses_labels_it_could_not_score_before_it_starts(
     config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"no label folder .*gtFine"):
+    with pytest.raises(UserError, match=r"label folder .*gtFine"):
         adapt(config("--evaluate.root", str(without_labels(tmp_path / "bare"))))
     assert not (tmp_path / "run").exists()
 
