@@ -12,6 +12,7 @@ from sfda_engine.files import write_text
 from sfda_engine.report import summary, trust
 from sfda_engine.report.charts import loss_panels
 from sfda_engine.report.reading import CELLS, Run, read_run
+from sfda_engine.report.views import view_grid
 
 CELL_TITLES = {
     "frame": "Target frame",
@@ -64,6 +65,7 @@ def render(run: Run) -> str:
         panels=loss_panels(run.metrics),
         warnings=result.get("warnings") or [],
         strikes=summary.strikes(result),
+        views=view_grid(result),
         provenance=summary.provenance(result),
         firewall=trust.firewall_sentence(run.manifest),
         trust=trust.trust_rows(run.manifest, run.manifest_sha256),
