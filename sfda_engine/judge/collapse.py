@@ -16,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.frame_sample import spread
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import ImageSize, resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import process_index, processes, total
 from sfda_engine.losses.bn_statistics import LayerStatistics, layer_distance
@@ -96,7 +96,7 @@ def statistics_drift(now: list[tuple[Tensor, Tensor]], start: list[tuple[Tensor,
     return torch.stack(distances).mean().item()
 
 
-def probe_frames(target: Images, size: tuple[int, int]) -> list[Image]:
+def probe_frames(target: Images, size: ImageSize) -> list[Image]:
     """This process's share, never empty, of the evenly spaced frames, at `size` (width, height)."""
     chosen = spread(len(target), FRAMES)
     own = range(process_index(), max(len(chosen), processes()), processes())
@@ -171,7 +171,7 @@ def make_probe(
     target: Images,
     preprocess: Callable[[Tensor], Tensor],
     *,
-    size: tuple[int, int],
+    size: ImageSize,
     batch_size: int,
 ) -> Probe:
     """The probe of a student as it starts, on this process's share of evenly spaced target frames at `size` (w, h)."""

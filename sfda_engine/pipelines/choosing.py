@@ -9,6 +9,7 @@ from PIL import Image
 
 from sfda_engine.config.schema import Config
 from sfda_engine.data.frame_sample import spread
+from sfda_engine.data.images import stated
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.judge.aside import set_aside
@@ -51,7 +52,7 @@ def choose_view(inputs: Inputs) -> Chosen:
             advance,
         )
     choice = decided_by_main(
-        lambda: choose(predictions, info.exposure, config.target.size, lambda view: suits(view, config))
+        lambda: choose(predictions, info.exposure, stated(config.target.size), lambda view: suits(view, config))
     )
     return Chosen(choice, predictions.first(len(split.judged)))
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfda_engine.adapt import main
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import TrainingError
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.judge.collapse import (
@@ -163,7 +164,7 @@ def test_probe_frames_are_even_and_shared() -> None:
             return str(index)
 
     def seen(count: int) -> list[int]:
-        return [int(np.asarray(frame)[0, 0, 0]) for frame in probe_frames(Frames(count), (2, 2))]
+        return [int(np.asarray(frame)[0, 0, 0]) for frame in probe_frames(Frames(count), ImageSize(2, 2))]
 
     assert seen(61) == list(range(0, 61, 4))
     assert seen(5) == list(range(5))
