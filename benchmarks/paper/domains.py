@@ -35,6 +35,8 @@ class Task:
     """Split of target and evaluation, where the configuration leaves it open."""
     weights: str | None = None
     """The source model where it is shipped; then none is trained."""
+    exposure: str = "none"
+    """`model.exposure` of every method: none, as the paper has it, or gamma."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ SCENES = tuple(
         config="demo",
         split=split,
         weights="package:demo_source",
+        exposure="gamma",
     )
     for split in ("night", "fog", "rain", "city")
 )
@@ -98,6 +101,7 @@ CAMVID = Task(
     config="camvid_day_to_dusk",
     source_root="camvid",
     target_root="camvid",
+    exposure="gamma",
 )
 
 

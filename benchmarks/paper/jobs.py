@@ -34,6 +34,7 @@ def run_config(run: Run, options: Options) -> Config:
     training = Training(task, job.network)
     words = ["--run.seed", str(run.seed), "--run.resume", "true", "--run.log_with", "none"]
     words += ["--model.weights", source_weights(training, options), *model_words(job.network, options)]
+    words += ["--model.exposure", task.exposure]
     root = options.roots.get(task.target_root or "")
     if root is not None:
         place = str(root / task.target if task.target_root == "camvid" else root)

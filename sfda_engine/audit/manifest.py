@@ -13,7 +13,7 @@ from typing import Any
 
 from sfda_engine.audit.firewall import now, read_log, statement
 from sfda_engine.audit.provenance import FRAMES, library_versions
-from sfda_engine.config.loader import resolve_weights
+from sfda_engine.config.loader import load_config, resolve_weights
 from sfda_engine.config.schema import Config
 from sfda_engine.files import write_json
 from sfda_engine.models.weights import sha256_of
@@ -26,14 +26,17 @@ LATER = ("manifest.json", "report.html", "evaluation.json", "bundle", "tensorboa
 
 
 def write_manifest(folder: Path, config: Config, result: dict[str, Any]) -> str:
-    """Write `manifest.json` of a run whose `result.json` holds `result`; returns the file's own sha256."""
+    """Write `manifest.json` of a run whose `result.json` holds `result`; returns the file's own sha256.
+
+    It holds the configuration as the run was told it, from its folder; what was chosen is among the decisions.
+    """
     weights = resolve_weights(config.model.weights)
     content = {
         "format": FORMAT,
         "created": now(),
         "code": codes(folder),
         "libraries": library_versions(),
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "config": json.loads(json.dumps(dataclasses.asdict(load_config(folder / "config.yaml")))),
         "inputs": {
             "weights": {"path": str(weights.absolute()), "sha256": result["source_sha256"]},
             "frames": {
@@ -43,7 +46,8 @@ def write_manifest(folder: Path, config: Config, result: dict[str, Any]) -> str:
             },
         },
         "decisions": {
-            key: result.get(key) for key in ("verdict", "verdict_basis", "steps", "exposure", "preset", "seed")
+            key: result.get(key)
+            for key in ("verdict", "verdict_basis", "steps", "exposure", "size", "bn_share", "preset", "seed")
         }
         | {"warmup_steps": config.method.warmup_steps},
         "firewall": statement(folder),

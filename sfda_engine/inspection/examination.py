@@ -17,12 +17,9 @@ from sfda_engine.errors import UserError
 from sfda_engine.inspection.convention import ConventionFits, fit_conventions, normalized, source_distance
 from sfda_engine.inspection.findings import (
     Finding,
-    Shift,
     convention_findings,
     frame_findings,
     model_findings,
-    shift_findings,
-    shift_word,
     size_findings,
 )
 from sfda_engine.models.norms import batch_norm_layers
@@ -49,11 +46,6 @@ class Intake:
     def refused(self) -> bool:
         return any(finding.severity == "refuse" for finding in self.findings)
 
-    @property
-    def shift(self) -> Shift | None:
-        """The distance at the run's exposure in a word."""
-        return shift_word(self.distance[self.exposure]) if self.distance else None
-
 
 def examine(
     model: nn.Module,
@@ -78,9 +70,6 @@ def examine(
             "gamma": source_distance(model, normalized(bright, info.normalization)),
         }
         findings += convention_findings(conventions, info.normalization)
-        # under a wrong convention the distance tells of that alone
-        if not any(finding.severity == "refuse" for finding in findings):
-            findings += shift_findings(distance, exposure)
     return Intake(
         frames=sample,
         batch_norm_layers=len(batch_norm_layers(model)),

@@ -17,11 +17,10 @@ from sfda_engine.data.frame_sample import FrameSample
 from sfda_engine.data.images import ImageSize
 from sfda_engine.inspection.convention import ConventionFits, Fit, Order
 from sfda_engine.models.norms import batch_norm_layers
-from sfda_engine.models.preprocess import Exposure, Normalization
+from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.weights import WeightsInfo
 
 Severity = Literal["refuse", "warn", "note"]
-Shift = Literal["mild", "clear", "hard"]
 
 # Entropy of the stated channel order over that of the other one. Right orders had at most 0.97, swapped ones on
 # frames of a known source at least 1.2 but for heavily degraded frames.
@@ -29,19 +28,6 @@ ORDER_REFUSED, ORDER_DOUBTED = 1.2, 1.1
 # Distance of the stated convention over that of the nearest other one, and the distance itself. Right conventions had
 # a ratio of at most 1.2, wrong ones at least 2.6 but for mean and std 0.5 against ImageNet's, which are neighbors.
 SCALE_REFUSED, SCALE_DOUBTED, SCALE_FAR = 2.5, 1.5, 0.5
-# Distance from the source over all layers. A BN warm start lost accuracy at every distance below 0.1 and gained at
-# every one above; from 0.2 on it gained five points and more.
-CLEAR_SHIFT, HARD_SHIFT = 0.1, 0.2
-SHIFTS: dict[Shift, tuple[str, str]] = {
-    "mild": (
-        "a BN warm start lost up to 4 points of mIoU at such distances",
-        "compare the adapted model with the source before you deploy it",
-    ),
-    "clear": ("a BN warm start gained 1 to 11 points of mIoU at such distances", "adapting should pay"),
-    "hard": ("a BN warm start gained 5 to 20 points of mIoU at such distances", "adapting should pay"),
-}
-# exposure correction is worth it where it takes off this share of the distance
-EXPOSURE_GAIN = 0.15
 ASPECT_TOLERANCE = 0.1
 ZOOM_TOLERANCE = 1.5
 
@@ -57,10 +43,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}; {self.remedy}"
-
-
-def shift_word(distance: float) -> Shift:
-    return "hard" if distance >= HARD_SHIFT else "clear" if distance >= CLEAR_SHIFT else "mild"
 
 
 def frame_findings(sample: FrameSample) -> Iterator[Finding]:
@@ -129,7 +111,7 @@ def size_findings(sample: FrameSample, size: ImageSize, info: WeightsInfo) -> It
             yield Finding(
                 "warn",
                 f"target.size {by(size)} is {zoom:.2g} times the {by(info.size)} that the source was trained at",
-                "things appear in sizes that it has not seen, which counts as a part of the shift",
+                "things appear in sizes that it has not seen, which it may know less well",
                 f"take a target.size near {by(info.size)} if the cameras' views are alike",
             )
 
@@ -243,34 +225,6 @@ def remedy(normalization: Normalization) -> str:
         f"set model.normalization to {{mean: [{mean}], std: [{std}], channel_order: {normalization.channel_order}, "
         f"value_range: {normalization.value_range:g}}} (where the weights file itself says otherwise, write it again)"
     )
-
-
-def shift_findings(distance: dict[Exposure, float], exposure: Exposure) -> Iterator[Finding]:
-    """How far the target is from the source, and whether exposure correction brings it nearer."""
-    here = distance[exposure]
-    word = shift_word(here)
-    consequence, advice = SHIFTS[word]
-    yield Finding(
-        "warn" if word == "mild" else "note",
-        f"a {word} shift, {here:.2f} from the source's BatchNorm statistics",
-        consequence,
-        advice,
-    )
-    nearer = 1 - distance["gamma"] / max(distance["none"], 1e-9)
-    if exposure == "none" and nearer >= EXPOSURE_GAIN and word != "mild":
-        yield Finding(
-            "warn",
-            "exposure correction would help",
-            f"it brings the frames nearer to the source, from {distance['none']:.2f} to {distance['gamma']:.2f}",
-            "set model.exposure to gamma",
-        )
-    if exposure == "gamma" and nearer <= -EXPOSURE_GAIN and distance["gamma"] >= CLEAR_SHIFT:
-        yield Finding(
-            "warn",
-            "exposure correction does not help here",
-            f"it takes the frames away from the source, from {distance['none']:.2f} to {distance['gamma']:.2f}",
-            "set model.exposure to none, unless the source itself was trained with it",
-        )
 
 
 def by(size: ImageSize) -> str:

@@ -46,8 +46,8 @@ def fact_rows(intake: Intake, info: WeightsInfo) -> dict[str, str]:
     }
     if intake.distance is not None:
         rows["distance from source"] = (
-            f"{intake.distance['none']:.3f} as they are, {intake.distance['gamma']:.3f} with exposure correction "
-            f"({intake.shift} shift at model.exposure {intake.exposure})"
+            f"{intake.distance['none']:.3f} as they are, {intake.distance['gamma']:.3f} with exposure correction; how "
+            "much adapting gains cannot be told from it"
         )
     return rows
 
@@ -90,7 +90,6 @@ def intake_json(intake: Intake) -> dict[str, Any]:
             "duplicates": [list(group) for group in frames.duplicates],
         },
         "exposure": intake.exposure,
-        "shift": intake.shift,
         "distance": {name: rounded(value) for name, value in (intake.distance or {}).items()} or None,
         "conventions": None,
         "order_entropy": None,

@@ -9,9 +9,8 @@ Shapes: B batch, K classes, H/W target size, h/w synthetic size, G patch grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from sfda_engine.losses.distillation import dad_ss_loss, dad_st_loss, mae_loss
 from sfda_engine.losses.pseudo_label import pseudo_label_loss
 from sfda_engine.method.objective import Objective
 from sfda_engine.method.ranking import RankedPatches, rank_target
-from sfda_engine.models.norms import Statistics, batch_norm_statistics, lent_statistics
+from sfda_engine.models.norms import batch_norm_statistics, lent_statistics
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
 
 Terms = dict[str, Tensor]
@@ -66,20 +65,17 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextmanager
-def synthetic_statistics(networks: Networks, objective: Objective) -> Iterator[None]:
-    """What the student normalizes synthetic images with.
+def synthetic_statistics(networks: Networks, objective: Objective) -> AbstractContextManager[None]:
+    """What the student normalizes synthetic images with, in the passes inside.
 
     With the source's statistics, as the source itself, MAE and DAD are 0 for equal weights: only what training changes
     is penalized. A fresh student has none of its own yet, so it writes those of the images.
     """
-    if objective.synthetic_bn == "source" and not objective.fresh:
-        with lent_statistics(networks.student, networks.source):
-            yield
-    else:
-        use = "update" if objective.fresh else objective.synthetic_bn
-        with batch_norm_statistics(networks.student, cast(Statistics, use)):
-            yield
+    if objective.fresh:
+        return batch_norm_statistics(networks.student, "update")
+    if objective.synthetic_bn == "source":
+        return lent_statistics(networks.student, networks.source)
+    return batch_norm_statistics(networks.student, objective.synthetic_bn)
 
 
 def target_forward(networks: Networks, images: Tensor, objective: Objective) -> SegmenterOutput:

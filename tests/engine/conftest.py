@@ -76,7 +76,7 @@ def flat_features(num_classes):
 
 TINY = """
 run: {{steps: 3, log_every: 1, checkpoint_every: 2, log_with: none}}
-model: {{weights: {weights}}}
+model: {{weights: {weights}, exposure: none}}
 target: {{dataset: folder, root: {frames}, size: [32, 32], batch_size: 2}}
 method: {{preset: paper, warmup_steps: 2, synthetic_size: [16, 16], patch_grid: 2}}
 """

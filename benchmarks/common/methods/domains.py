@@ -1,4 +1,4 @@
-"""The target domains by name: each a shipped configuration, so that size, batch and exposure are the engine's own.
+"""The target domains by name: each a shipped configuration, so that size and batch are the engine's own.
 
 Its section `source` names the labelled frames of the shipped source recipe, for the methods that need them.
 """
@@ -14,6 +14,8 @@ from sfda_engine.errors import UserError
 from sfda_engine.models.weights import sha256_of
 
 SCENES = ("night", "fog", "rain", "city")
+EXPOSURE = ("--model.exposure", "gamma")
+"""For all methods, not chosen: the targets are dark or the same by day."""
 DOMAINS = (*(f"scenes:{split}" for split in SCENES), "camvid:dusk")
 
 
@@ -21,7 +23,7 @@ def domain_config(domain: str, camvid_source: Path | None = None, camvid_root: P
     """The configuration of scenes:SPLIT, or of camvid:FOLDER. Raises UserError where CamVid's files are not named."""
     kind, _, split = domain.partition(":")
     if kind == "scenes":
-        config = load_config("demo", ["--target.split", split, "--evaluate.split", split])
+        config = load_config("demo", ["--target.split", split, "--evaluate.split", split, *EXPOSURE])
         return dataclasses.replace(config, source=load_config("demo_source").source)
     if camvid_source is None or camvid_root is None:
         raise UserError(
@@ -32,7 +34,8 @@ def domain_config(domain: str, camvid_source: Path | None = None, camvid_root: P
     _require_folders(root, f"; --camvid-root is the folder that holds {split}/")
     overrides = {"model.weights": camvid_source, "target.root": root, "evaluate.root": root}
     config = load_config(
-        "camvid_day_to_dusk", [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+        "camvid_day_to_dusk",
+        [*EXPOSURE, *(word for key, value in overrides.items() for word in (f"--{key}", str(value)))],
     )
     resolve_weights(config.model.weights)
     recipe = load_config("camvid_source", ["--source.root", str(root.with_name("day_train"))])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sfda_engine.adapt import main as adapt_main
 from sfda_engine.audit import certificate
+from sfda_engine.audit import provenance as origins
 from sfda_engine.audit.certificate import holds
 from sfda_engine.audit.firewall import LOG
 from sfda_engine.audit.manifest import codes
@@ -25,7 +26,6 @@ from sfda_engine.exit_codes import exit_code
 from sfda_engine.files import append_line
 from sfda_engine.models.weights import sha256_of
 from sfda_engine.report.html import write_report
-from sfda_engine.report.summary import provenance
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_digest_of_the_engine_follows_its_files(monkeypatch: pytest.MonkeyPatch,
     shutil.copytree(package, copy)
     operator = copy / "attention" / "reference.py"
     operator.write_text(operator.read_text() + "\n# one more line\n")
-    true_spec = provenance.find_spec
+    true_spec = origins.find_spec
 
     def moved(name: str) -> Any:
         spec = true_spec(name)
@@ -266,7 +266,7 @@ def test_digest_of_the_engine_follows_its_files(monkeypatch: pytest.MonkeyPatch,
             spec.origin = str(copy / "__init__.py")
         return spec
 
-    monkeypatch.setattr(provenance, "find_spec", moved)
+    monkeypatch.setattr(origins, "find_spec", moved)
     assert engine_digest() != before
 
 
@@ -276,7 +276,9 @@ def test_the_manifest_tells_what_was_decided(finished: Path) -> None:
         "verdict": result["verdict"],
         "verdict_basis": result["verdict_basis"],
         "steps": 2,
-        "exposure": result["exposure"],
+        "exposure": "none",
+        "size": [32, 32],
+        "bn_share": 0.0,
         "preset": "paper",
         "seed": 0,
         "warmup_steps": 2,

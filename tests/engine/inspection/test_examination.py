@@ -24,7 +24,6 @@ from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.inspection.convention import reordered
 from sfda_engine.inspection.examination import Intake, examine, exposure_of, heed
-from sfda_engine.inspection.findings import shift_findings
 from sfda_engine.models import ARCHITECTURES, build_segmenter
 from sfda_engine.models.norms import batch_norm_layers, reestimate_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
@@ -69,9 +68,9 @@ def refusals(intake: Intake) -> list[str]:
 def test_right_declaration_is_never_refused(shipped: tuple[nn.Module, WeightsInfo], domain: SceneImages) -> None:
     intake = intake_of(*shipped, domain)
     assert refusals(intake) == []
-    assert intake.shift == {"day": "mild", "camera": "clear"}.get(domain.domain, "hard")
-    warned = {finding.what for finding in intake.findings if finding.severity == "warn"}
-    assert ("exposure correction would help" in warned) == (domain.domain in ("fog", "night"))
+    assert intake.distance is not None
+    if domain.domain == "day":  # the source's own
+        assert intake.distance["none"] < 0.1
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -173,7 +172,7 @@ def colored(folder: Path, *sizes: tuple[int, int]) -> FrameFiles:
 def test_constant_frames_alone_are_refused(shipped: tuple[nn.Module, WeightsInfo], tmp_path: Path) -> None:
     intake = examine(*shipped, colored(tmp_path, SIZE, SIZE), size=SIZE, exposure="none")
     assert refusals(intake) == ["2 of 2 frames have one color"]
-    assert (intake.distance, intake.conventions, intake.shift) == (None, None, None)
+    assert (intake.distance, intake.conventions) == (None, None)
 
 
 def test_undecodable_frames_alone_are_refused(shipped: tuple[nn.Module, WeightsInfo], tmp_path: Path) -> None:
@@ -206,21 +205,12 @@ def test_single_usable_frame_is_not_judged(shipped: tuple[nn.Module, WeightsInfo
     assert "only 1 usable frames" in heed(intake, refuse=True)[0]
 
 
-def test_exposure_advice_follows_the_distances() -> None:
-    def advice(none: float, gamma: float, used: str) -> list[str]:
-        findings = shift_findings({"none": none, "gamma": gamma}, "gamma" if used == "gamma" else "none")
-        return [finding.what for finding in findings if "exposure" in finding.what]
-
-    assert advice(0.3, 0.2, "none") == ["exposure correction would help"]
-    assert advice(0.3, 0.2, "gamma") == advice(0.3, 0.29, "none") == advice(0.08, 0.04, "none") == []
-    assert advice(0.2, 0.3, "gamma") == ["exposure correction does not help here"]
-    assert advice(0.2, 0.3, "none") == advice(0.02, 0.03, "gamma") == []
-
-
 def test_exposure_is_asked_for_by_source_or_configuration() -> None:
     info = WeightsInfo(arch="streetnet", num_classes=9)
     assert exposure_of(info, "none") == "none"
-    assert exposure_of(replace(info, exposure="gamma"), "none") == "gamma"
+    assert exposure_of(replace(info, exposure="gamma"), "none") == "none"
+    assert exposure_of(replace(info, exposure="gamma"), "auto") == "gamma"
+    assert exposure_of(info, "auto") == "none"
     assert exposure_of(info, "gamma") == "gamma"
 
 

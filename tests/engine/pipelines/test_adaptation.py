@@ -47,7 +47,8 @@ def test_run_folder_is_the_contract(
     assert done is not None
     assert done.folder == run
     assert {path.name for path in run.iterdir()} == {
-        *("adapted.safetensors", "bn_warm_start.safetensors", "last.safetensors", "checkpoints", "config.yaml"),
+        *("adapted.safetensors", "bn_warm_start.safetensors", "last.safetensors", "start.safetensors"),
+        *("checkpoints", "config.yaml"),
         *("audit.jsonl", "frames.json", "manifest.json"),
         *("figures", "metrics.jsonl", "origin.json", "report.html", "result.json", "start", "tensorboard"),
     }
@@ -61,10 +62,10 @@ def test_run_folder_is_the_contract(
     assert (info.arch, info.feature_layer) == ("sfda_toy:segmenter", "encoder")
 
     assert result == done.result
-    assert result["verdict"] in ("adapted", "keep_bn_warm_start", "keep_source")
-    assert set(result["selection"]["scores"]) == {"source", "bn_warm_start", "1", "3"}
+    assert result["verdict"] in ("adapted", "keep_start", "keep_source")
+    assert set(result["selection"]["scores"]) == {"source", "start", "1", "3"}
     assert result["steps"] == 3
-    assert list(result["miou"]) == ["source", "bn_warm_start", "adapted", "last"]
+    assert list(result["miou"]) == ["source", "bn_warm_start", "start", "adapted", "last"]
     assert result["evaluated_frames"] == 6
 
     page = (run / "report.html").read_text()
@@ -105,8 +106,13 @@ def test_same_seed_same_numbers_other_seed_others(tiny: Callable[..., Config], t
         adapt(tiny("--run.output", str(folder), "--run.seed", "1" if name == "other" else "0"))
     one, again, other = folders.values()
     assert numbers(one) == numbers(again) != numbers(other)
-    for file in ("last.safetensors", "bn_warm_start.safetensors"):
-        assert (one / file).read_bytes() == (again / file).read_bytes() != (other / file).read_bytes()
+    weights = [
+        [(folder / name).read_bytes() for folder in folders.values()]
+        for name in ("last.safetensors", "start.safetensors", "bn_warm_start.safetensors")
+    ]
+    last, *starts = weights
+    assert last[0] == last[1] != last[2]
+    assert all(one == again == other for one, again, other in starts)  # nothing is drawn before the first step
 
 
 def test_without_labels_there_are_no_scores(tiny: Callable[..., Config], tmp_path: Path, quick: None) -> None:

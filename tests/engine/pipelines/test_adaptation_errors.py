@@ -139,7 +139,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda folder, weights: [*foreign(folder, weights), "--model.arch", "resnext", "--model.num_classes", "9"],
         "unknown model.arch 'resnext'",
     ),
-    "weights that do not say what they are": (foreign, "give model.arch and model.num_classes"),
+    "weights that do not say what they are": (foreign, "--model.arch "),
     "no weights": (options("--model.weights", "null"), "--model.weights"),
     "missing weights": (options("--model.weights", "no.safetensors"), "no.safetensors"),
     "wrong class count": (wrong_class_count, "set model.num_classes to 9"),

@@ -108,8 +108,7 @@ def test_foreign_weights_without_normalization_get_imagenets_and_a_warning(
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"classes": "scenes"}, r"give model\.arch and model\.num_classes"),
-        ({"arch": "streetnet"}, r"give model\.arch and model\.num_classes"),
+        ({"classes": "scenes"}, r"--model\.arch "),
         ({"arch": "streetnet", "classes": "camvid"}, r" 9 .* 11"),
         ({"arch": "streetnet", "classes": "scenes", "num_classes": 4}, r"9 classes"),
     ],

@@ -17,6 +17,7 @@ from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.training.metrics import read_metrics
 
+SIZED = TargetConfig(size=(128, 96))
 CROPPED = ("--target.size=[80,64]", "--target.crop=[64,48]")
 
 
@@ -50,9 +51,17 @@ def test_crops_are_parts_of_the_frame_and_come_from_the_draw(trainer: Callable[.
     ("wrong", "message"),
     [
         (Config(target=TargetConfig(size=(64, 64), crop=(96, 32))), r"target\.crop is \[96, 32\].*within target\.size"),
+        (Config(target=TargetConfig(crop=(64, 32))), r"target\.crop .*target\.size is null"),
+        (Config(evaluate=EvaluateConfig(window=(64, 64))), r"evaluate\.window .*target\.size is null"),
         (Config(target=TargetConfig(crop=(64, 16))), r"target\.crop .* at least 32"),
-        (Config(evaluate=EvaluateConfig(window=(256, 96))), r"evaluate\.window .*within target\.size \[128, 96\]"),
-        (Config(evaluate=EvaluateConfig(window=(72, 64))), r"evaluate\.window .*multiples of 32"),
+        (
+            Config(target=TargetConfig(size=(128, 96)), evaluate=EvaluateConfig(window=(256, 96))),
+            r"evaluate\.window .*within target\.size \[128, 96\]",
+        ),
+        (
+            Config(target=TargetConfig(size=(128, 96)), evaluate=EvaluateConfig(window=(72, 64))),
+            r"evaluate\.window .*multiples of 32",
+        ),
         (Config(method=MethodConfig(synthetic_size=(8, 64))), r"method\.synthetic_size .*at least 16"),
     ],
 )

@@ -11,7 +11,8 @@ from sfda_engine.config.schema import Config, EvaluateConfig
 from sfda_engine.data.classes import class_set, expand_subset
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.evaluation.expectation import deviation_warnings, expectation
-from sfda_engine.pipelines import source_training, training
+from sfda_engine.method import optimizers
+from sfda_engine.pipelines import source_training
 
 DEEPLAB, SEGNET = "deeplabv3_resnet50", "segnet_vgg16"
 # source recipe: network, source and target data, epochs, classes, mIoU of "source only" on the target
@@ -71,7 +72,7 @@ def test_adaptation_is_the_paper_s_and_scores_what_its_source_knows(name: str) -
     assert (method.alpha, method.beta, method.tau, method.gamma) == (1.0, 0.5, 0.5, 0.01)
     assert method.patch_grid in (3, 4, 5)
     assert (method.preset, method.lr) == ("paper", 2.5e-4)
-    assert (training.MOMENTUM, training.WEIGHT_DECAY, training.POLY_POWER) == (0.9, 1e-4, 0.9)
+    assert (optimizers.MOMENTUM, optimizers.WEIGHT_DECAY, optimizers.POLY_POWER) == (0.9, 1e-4, 0.9)
     assert (target.root, evaluate.root, config.model.weights) == (None, None, None)
     assert evaluate == target_of(source)
     assert expand_subset(evaluate.subset or ()) == class_set(source.model.classes or "").names

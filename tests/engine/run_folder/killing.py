@@ -33,7 +33,7 @@ LOOP = import_module("sfda_engine.training.loop")
 # command -> phase -> whose function it is; in the order of a run
 PHASES: dict[str, dict[str, tuple[Any, str]]] = {
     "adapt": {
-        "BN warm start": (PREPARATION, "estimate_on_target"),
+        "choosing the view": (PREPARATION, "choose_view"),
         "pseudo-labels": (PREPARATION, "label_target"),
         "saving the start": (PREPARATION, "save_start"),
         "generator warm-up": (Trainer, "warm_up_on"),
@@ -119,7 +119,7 @@ def _child(command: str, argv: list[str], log: Path, kill: Kill | None, sender: 
 
 def leavings(folder: Path) -> dict[str, Any]:
     """What a finished run leaves, without what a clock decides."""
-    files = ("adapted", "last", "bn_warm_start", "source")
+    files = ("adapted", "last", "start", "bn_warm_start", "source")
     weights = {path.name: path.read_bytes() for name in files if (path := folder / f"{name}.safetensors").exists()}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     scores = {

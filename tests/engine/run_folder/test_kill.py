@@ -63,7 +63,7 @@ def check_kills(command: str, argv: list[str], phases: list[tuple[str, int]], se
 
 @pytest.mark.slow
 def test_fourteen_kills_in_a_row(adapt_argv: list[str], tmp_path: Path) -> None:
-    phases = [("BN warm start", 1), ("pseudo-labels", 1), ("saving the start", 1), ("generator warm-up", 2)]
+    phases = [("choosing the view", 1), ("pseudo-labels", 1), ("saving the start", 1), ("generator warm-up", 2)]
     phases += [
         ("checkpoint", 1),
         ("adaptation", 2),

@@ -76,7 +76,7 @@ def test_damaged_manifest_never_raises_nor_passes_other_files(
 def test_manifest_of_another_form_is_damage(manifest: str, tmp_path: Path) -> None:
     box = sealed(tmp_path, a=b"abc")
     (box / "manifest.json").write_text(manifest)
-    assert damage(box) == "manifest.json "
+    assert (damage(box) or "").startswith("manifest.json ")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

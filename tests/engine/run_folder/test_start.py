@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,12 @@ from sfda_engine.config.schema import Config
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.exit_codes import exit_code
+from sfda_engine.judge.choice import Choice, ViewScore
 from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.pipelines.networks import load_segmenter
 from sfda_engine.run_folder.start import Start, find_start, load_start, save_start
+from sfda_engine.views.probabilities import Predictions
+from sfda_engine.views.view import View
 from tests.engine.run_folder.killing import leavings
 
 
@@ -29,20 +34,46 @@ def labelled(night_frames: Path) -> PseudoLabelled:
     return PseudoLabelled(FrameFiles(list_images(night_frames)), [Image.fromarray(each) for each in pixels], sizes)
 
 
+@pytest.fixture
+def start() -> Start:
+    """A choice among two views whose opinions know nothing of one, and what both say of three frames."""
+    views = (View("gamma", (32, 24), 0.3), View("none", (40, 32), 1.0))
+    nan = math.nan
+    scores = tuple(
+        ViewScore(view, 0.25, nan, 0.5, 1.0, total, 0.0) for view, total in zip(views, (2.0, -1.0), strict=True)
+    )
+    choice = Choice(views[0], views[1], View("none", (32, 24), 1.0), ("exposure", "share"), views, scores)
+    draw = torch.Generator().manual_seed(7)
+    labels, confidence = torch.randint(0, 9, (2, 2, 3, 4, 5), dtype=torch.uint8, generator=draw)
+    entropy, presence = torch.rand(2, 3, generator=draw), torch.rand(2, 3, 9, generator=draw)
+    return Start(choice, Predictions(views, labels, confidence, entropy, presence))
+
+
+def same_beside_labels(one: Start, other: Start) -> bool:
+    """Whether two starts have the same choice and witnesses; NaN is itself."""
+    tensors = zip(one.witnesses.tensors.values(), other.witnesses.tensors.values(), strict=True)
+    return (
+        repr(one.choice) == repr(other.choice)
+        and one.witnesses.views == other.witnesses.views
+        and one.witnesses.tensors.keys() == other.witnesses.tensors.keys()
+        and all(torch.equal(mine, theirs) for mine, theirs in tensors)
+    )
+
+
 def test_student_and_labels_are_found_to_the_bit(
-    tiny: Callable[..., Config], labelled: PseudoLabelled, tmp_path: Path
+    tiny: Callable[..., Config], labelled: PseudoLabelled, start: Start, tmp_path: Path
 ) -> None:
     model, info = load_segmenter(tiny().model)
     wanted = {key: value.clone() for key, value in model.state_dict().items()}
-    save_start(tmp_path, model, info, Start(0.3, labelled))
+    save_start(tmp_path, model, info, replace(start, pseudo_labelled=labelled))
     with torch.no_grad():
         for value in model.state_dict().values():
             value.zero_()
     folder = find_start(tmp_path)
     assert folder is not None
-    start = load_start(folder, model, labelled.images)
-    read = start.pseudo_labelled
-    assert start.source_share == 0.3
+    found = load_start(folder, model, labelled.images)
+    read = found.pseudo_labelled
+    assert same_beside_labels(found, start)
     assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
     assert read is not None
     assert read.sizes == labelled.sizes
@@ -51,15 +82,17 @@ def test_student_and_labels_are_found_to_the_bit(
 
 
 def test_without_pseudo_labels_there_are_none(
-    tiny: Callable[..., Config], labelled: PseudoLabelled, tmp_path: Path
+    tiny: Callable[..., Config], labelled: PseudoLabelled, start: Start, tmp_path: Path
 ) -> None:
     assert find_start(tmp_path) is None
     model, info = load_segmenter(tiny().model)
-    save_start(tmp_path, model, info, Start())
-    assert load_start(tmp_path / "start", model, labelled.images) == Start()
+    save_start(tmp_path, model, info, start)
+    found = load_start(tmp_path / "start", model, labelled.images)
+    assert found.pseudo_labelled is None
+    assert same_beside_labels(found, start)
 
 
-@pytest.mark.parametrize("file", ["bn_warm_start.safetensors", "pseudo_labels.zip"])
+@pytest.mark.parametrize("file", ["start.safetensors", "choice.json", "witnesses.safetensors", "pseudo_labels.zip"])
 def test_damaged_start_is_made_again(
     file: str, tiny_yaml: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, quick: None
 ) -> None:

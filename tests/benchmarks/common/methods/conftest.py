@@ -38,7 +38,7 @@ def tiny_config() -> Config:
         "--source.frames",
         "4",
     ]
-    return load_config("demo", [*size, *frames, *source, "--evaluate.frames", "3"])
+    return load_config("demo", [*size, *frames, *source, "--evaluate.frames", "3", "--model.exposure", "gamma"])
 
 
 @pytest.fixture
