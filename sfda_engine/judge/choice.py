@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.judge.agreement import macro_iou, pairwise_counts
 from sfda_engine.models.preprocess import Exposure
-from sfda_engine.models.segmenter import Size
 from sfda_engine.views.probabilities import Predictions
 from sfda_engine.views.view import View, by_pixels, departure, pixels, untouched
 
@@ -69,7 +69,7 @@ class Choice:
 def choose(
     predictions: Predictions,
     exposure: Exposure = "none",
-    stated: Size | None = None,
+    stated: ImageSize | None = None,
     suits: Callable[[View], bool] = lambda view: True,
 ) -> Choice:
     """The view to start from: at the `stated` (width, height), or at any size where that is None, one that `suits`.
@@ -137,16 +137,16 @@ def scores_within(views: Sequence[View], opinions: Tensor) -> Tensor:
 
 def leader_of_each(
     views: Sequence[View], eligible: Sequence[int], within: Tensor, exposure: Exposure
-) -> dict[Size, int]:
+) -> dict[ImageSize, int]:
     """Index of the highest score of the eligible at each size; of equal ones, the nearest to the untouched source."""
-    leaders: dict[Size, int] = {}
+    leaders: dict[ImageSize, int] = {}
     for index in sorted(eligible, key=lambda index: (within[index].item(), -departure(views[index], exposure))):
         leaders[views[index].size] = index
     return leaders
 
 
 def errors_behind(
-    views: Sequence[View], counts: Tensor, masks: Tensor, opinions: Tensor, leaders: dict[Size, int]
+    views: Sequence[View], counts: Tensor, masks: Tensor, opinions: Tensor, leaders: dict[ImageSize, int]
 ) -> Tensor:
     """(V,) standard errors by which the leader of its size leads each view.
 
@@ -167,7 +167,7 @@ def errors_behind(
 
 
 def cautious(
-    size: Size, views: Sequence[View], eligible: Sequence[int], within: Tensor, behind: Tensor, exposure: Exposure
+    size: ImageSize, views: Sequence[View], eligible: Sequence[int], within: Tensor, behind: Tensor, exposure: Exposure
 ) -> int:
     """Index of the eligible view nearest to the untouched source that is not clearly behind the leader of `size`."""
     close = [index for index in eligible if views[index].size == size and behind[index] <= CAUTION]

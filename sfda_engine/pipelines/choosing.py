@@ -9,6 +9,7 @@ from PIL import Image
 
 from sfda_engine.config.schema import Config
 from sfda_engine.data.frame_sample import spread
+from sfda_engine.data.images import stated
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.judge.aside import set_aside
@@ -45,7 +46,7 @@ def choose_view(inputs: Inputs) -> Chosen:
         statistics = frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES)
         predictions = predict(inputs.source, info.normalization, views, info.num_classes, frames, statistics, advance)
     choice = decided_by_main(
-        lambda: choose(predictions, info.exposure, config.target.size, lambda view: suits(view, config))
+        lambda: choose(predictions, info.exposure, stated(config.target.size), lambda view: suits(view, config))
     )
     return Chosen(choice, predictions.first(len(split.judged)))
 

@@ -17,6 +17,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.readers import Images
 from sfda_engine.errors import StorageError
 from sfda_engine.files import disk_faults
@@ -100,7 +101,7 @@ def load_start(folder: Path, student: nn.Module, training: Images) -> Start:
 
 
 def view_of(fields: dict[str, Any]) -> View:
-    return View(**fields | {"size": tuple(fields["size"])})
+    return View(**fields | {"size": ImageSize(*fields["size"])})
 
 
 def choice_of(fields: dict[str, Any]) -> Choice:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import ImageSize, resize, to_float_tensor
 from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.models.segmenter import Size, upsample
+from sfda_engine.models.segmenter import upsample
 from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
 from sfda_engine.views.view import View, pixels
 
@@ -58,24 +58,24 @@ class Predictions:
         return replace(self, labels=self.labels[:, :count], confidence=self.confidence[:, :count])
 
 
-def grid_of(size: Size) -> tuple[int, int]:
+def grid_of(size: ImageSize) -> tuple[int, int]:
     """(h, w) of about GRID_PIXELS points in the aspect of `size` (width, height)."""
     scale = math.sqrt(GRID_PIXELS / pixels(size))
-    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+    return max(1, round(size.height * scale)), max(1, round(size.width * scale))
 
 
-def at_once(size: Size) -> int:
+def at_once(size: ImageSize) -> int:
     """Frames of a batch at `size` (width, height), 1 to MOST_AT_ONCE."""
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // pixels(size)))
 
 
-def inputs(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size) -> Tensor:
+def inputs(frames: Sequence[Image.Image], preprocess: Preprocess, size: ImageSize) -> Tensor:
     """Normalized (B, 3, height, width) float32 of RGB frames of any size, on the device of `preprocess`."""
     images = torch.stack([to_float_tensor(resize(frame, size)) for frame in frames]).to(preprocess.mean.device)
     return preprocess(images).contiguous(memory_format=torch.channels_last)
 
 
-def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size) -> Iterator[Tensor]:
+def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: ImageSize) -> Iterator[Tensor]:
     """Inputs of all frames in batches that are each spread over them: each has statistics much like the whole's."""
     count = math.ceil(len(frames) / max(LEAST_FOR_STATISTICS, at_once(size)))
     return (inputs(frames[first::count], preprocess, size) for first in range(count))
@@ -83,12 +83,13 @@ def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: 
 
 @torch.no_grad()
 def probabilities(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Softmax (B, K, h, w) float32 on the grid of images (B, 3, H, W), normalized."""
+    """Softmax (B, K, h, w) float32 on the grid (h, w) of images (B, 3, H, W), normalized."""
     return upsample(model(images).logits.float(), grid).softmax(1)
 
 
 def mirrored_mean(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean `probabilities` of images and of their mirror images: for labels; a choice is no better for it."""
+    """Mean `probabilities`, on the grid (h, w), of images and of their mirror images: for labels; a choice is no better
+    for it."""
     return (probabilities(model, images, grid) + probabilities(model, images.flip(-1), grid).flip(-1)) / 2
 
 
@@ -102,13 +103,14 @@ def looks(
     model: nn.Module,
     source: nn.Module,
     preprocess: Preprocess,
-    size: Size,
+    size: ImageSize,
     statistics: Statistics,
     shares: Sequence[float],
     frames: Sequence[Image.Image],
     grid: tuple[int, int],
 ) -> dict[float, Look]:
-    """What the source says of all frames at one exposure and size, by share. `model` is a copy of it to write on."""
+    """What the source says of all frames at one exposure and size, by share, on the grid (h, w). `model` is a copy
+    of it to write on."""
     found: dict[float, list[Look]] = {share: [] for share in shares}
     count = at_once(size)
     for first in range(0, len(frames), count):

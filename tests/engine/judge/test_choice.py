@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.judge import choice as module
 from sfda_engine.judge.choice import choose, opinion_masks, opinions_of, z_scores
 from sfda_engine.models.preprocess import Exposure
@@ -17,7 +18,7 @@ from sfda_engine.views.candidates import EXPOSURES
 from sfda_engine.views.probabilities import Predictions
 from sfda_engine.views.view import View
 
-SIZES = [(64, 48), (96, 64), (128, 96)]
+SIZES = [ImageSize(64, 48), ImageSize(96, 64), ImageSize(128, 96)]
 SHARES = (0.0, 0.5, 1.0)
 VIEWS = [View(light, size, share) for light, size, share in itertools.product(EXPOSURES, SIZES, SHARES)]
 CLASSES, FRAMES, GRID = 4, 6, (12, 16)

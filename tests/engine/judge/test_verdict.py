@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.datasets import SceneImages
+from sfda_engine.data.images import ImageSize
 from sfda_engine.judge.verdict import (
     SOURCE,
     START,
@@ -30,8 +31,8 @@ from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.views.probabilities import Predictions, inputs, mirrored_mean, predict
 from sfda_engine.views.view import View
 
-SIZE, CLASSES, FRAMES = (48, 32), 3, 6
-VIEWS = tuple(View(exposure, size, 1.0) for exposure in ("none", "gamma") for size in (SIZE, (72, 48)))
+SIZE, CLASSES, FRAMES = ImageSize(48, 32), 3, 6
+VIEWS = tuple(View(exposure, size, 1.0) for exposure in ("none", "gamma") for size in (SIZE, ImageSize(72, 48)))
 SOURCE_SCORES = (0.50, 0.0, 1.4)
 CASES: dict[str, tuple[dict[str, tuple[float, float, float]], str]] = {
     # agreement, lead, information
@@ -158,12 +159,12 @@ def test_agreement_is_the_mean_macro_iou_with_the_other_witnesses() -> None:
 
 
 def test_witnesses_have_the_share_of_the_view_or_the_nearest_and_are_not_the_view_itself() -> None:
-    shares, sizes = (0.0, 0.5, 1.0), (SIZE, (72, 48))
+    shares, sizes = (0.0, 0.5, 1.0), (SIZE, ImageSize(72, 48))
     views = [View("none", size, share) for size in sizes for share in shares] + [View("gamma", SIZE, 0.5)]
     assert suited(View("none", SIZE, 0.5), views) == [4, 6]
     assert suited(View("none", SIZE, 1.0), views) == [5]
     assert suited(View("none", SIZE, 0.6), views) == [4, 6]
-    assert suited(View("gamma", (72, 48), 0.5), views) == [1, 4, 6]
+    assert suited(View("gamma", ImageSize(72, 48), 0.5), views) == [1, 4, 6]
 
 
 @pytest.mark.parametrize(("entropy", "expected"), [(0.0, math.log(2)), (0.4, math.log(2) - 0.4)])

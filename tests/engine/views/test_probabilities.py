@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.streetnet import StreetNet
 from sfda_engine.views.candidates import candidates
@@ -23,23 +24,23 @@ from sfda_engine.views.probabilities import (
 from sfda_engine.views.view import View
 from tests.engine.views.networks import IDENTITY, ByColor, frame
 
-SIZES = [(64, 48), (96, 64)]
+SIZES = [ImageSize(64, 48), ImageSize(96, 64)]
 FRAMES = [frame(seed) for seed in range(5)]
 
 
 def test_the_grid_keeps_the_aspect() -> None:
-    assert grid_of((256, 192)) == grid_of((512, 384)) == (48, 64)
-    height, width = grid_of((2048, 1024))
+    assert grid_of(ImageSize(256, 192)) == grid_of(ImageSize(512, 384)) == (48, 64)
+    height, width = grid_of(ImageSize(2048, 1024))
     assert width / height == pytest.approx(2, abs=0.05)
     assert height * width == pytest.approx(48 * 64, rel=0.05)
 
 
 def test_batches_hold_fewer_large_frames() -> None:
-    assert [at_once(size) for size in [(64, 64), (512, 384), (2048, 1024)]] == [8, 1, 1]
+    assert [at_once(size) for size in [ImageSize(64, 64), ImageSize(512, 384), ImageSize(2048, 1024)]] == [8, 1, 1]
 
 
 def test_a_mirrored_frame_is_laid_back() -> None:
-    images = inputs(FRAMES, Preprocess(IDENTITY), (64, 48))
+    images = inputs(FRAMES, Preprocess(IDENTITY), ImageSize(64, 48))
     grid = (24, 32)
     both = mirrored_mean(ByColor(), images, grid)
     torch.testing.assert_close(both, probabilities(ByColor(), images, grid))
@@ -49,9 +50,9 @@ def test_a_mirrored_frame_is_laid_back() -> None:
 
 def test_batches_for_statistics_are_spread_and_miss_nothing() -> None:
     preprocess, frames = Preprocess(IDENTITY), [frame(seed) for seed in range(19)]
-    batches = list(spread_batches(frames, preprocess, (64, 48)))
+    batches = list(spread_batches(frames, preprocess, ImageSize(64, 48)))
     assert [len(batch) for batch in batches] == [7, 6, 6]
-    everything = inputs(frames, preprocess, (64, 48))
+    everything = inputs(frames, preprocess, ImageSize(64, 48))
     torch.testing.assert_close(batches[1], everything[1::3])
 
 
