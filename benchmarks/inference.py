@@ -24,6 +24,7 @@ from benchmarks.common.measure import Timed, time_in_turns
 from benchmarks.common.plot import plot
 from benchmarks.common.row import Row, stamp, write_table
 from sfda_engine.config.loader import resolve_weights
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.norms import reestimate_statistics
@@ -96,7 +97,7 @@ def load(network: Network, frames: list[NDArray[np.uint8]]) -> tuple[nn.Module, 
     return model.eval(), info
 
 
-def export(graph: DeployGraph, info: WeightsInfo, size: tuple[int, int], path: Path) -> None:
+def export(graph: DeployGraph, info: WeightsInfo, size: ImageSize, path: Path) -> None:
     """The labels graph as `to_onnx` writes it: any batch, any size."""
     card = Card(
         arch=info.arch, classes=info.class_names, palette=info.palette, size=size, exposure=info.exposure,
@@ -132,7 +133,7 @@ def providers(
 ) -> dict[str, Provider]:
     """All ways by name, eager PyTorch first."""
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
-    export(graph, info, (frames[0].shape[2], frames[0].shape[1]), fp32)
+    export(graph, info, ImageSize(frames[0].shape[2], frames[0].shape[1]), fp32)
     reduce_precision(fp32, int8, "int8", [frame[0] for frame in frames])
     found = {"eager fp32": Provider(eager(graph), FP32_ALLOWED)}
     if compiled:
@@ -208,7 +209,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     parser.add_argument("--seconds", type=float, default=20.0, help="least time for all providers of a network")
     parser.add_argument("--quick", action="store_true", help="streetnet at 64x32, not compiled: shows that it runs")
     arguments = parser.parse_args(argv)
-    size = (64, 32) if arguments.quick else tuple(arguments.size)
+    size = ImageSize(64, 32) if arguments.quick else ImageSize(*arguments.size)
     frames = [render_scene("day", seed, size).image[None] for seed in range(FRAMES)]
     rows: list[Row] = []
     for network in NETWORKS[:1] if arguments.quick else NETWORKS:

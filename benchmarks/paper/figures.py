@@ -21,7 +21,7 @@ from benchmarks.paper.tables import Cell, Exhibit, heading
 from sfda_engine.config.schema import ModelConfig
 from sfda_engine.data.classes import colorize
 from sfda_engine.data.datasets import open_evaluate
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import resize, stated, to_float_tensor
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.pipelines.networks import load_segmenter
@@ -41,7 +41,7 @@ def draw_qualitative(path: Path, exhibit: Exhibit, found: Sequence[Outcome], opt
         config = run_config(Run(outcome.cell.job, outcome.seed), options)
         network, info = load_segmenter(ModelConfig(weights=str(outcome.folder / "adapted.safetensors")))
         assert config.evaluate is not None
-        size = config.target.size
+        size = stated(config.target.size)
         assert size is not None  # every domain states it
         labelled = open_evaluate(config.evaluate, class_names=info.class_names, size=size)
         chosen = np.linspace(0, len(labelled) - 1, min(FRAMES, len(labelled))).round().astype(int).tolist()

@@ -18,6 +18,7 @@ from benchmarks.self_adapting.streams import read_stream, scene_streams
 from benchmarks.self_adapting.tables import write_scores
 from sfda_engine.config.schema import EvaluateConfig
 from sfda_engine.data.datasets import check_label_folder
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry
 from sfda_engine.models.weights import build_from_weights, save_weights
@@ -101,8 +102,8 @@ def main(argv: list[str] | None = None) -> list[Score]:
             bundle = export_bundle(str(arguments.demo_adapted), work / "demo_adapted", "scenes:night")
             adapted_demo["demo, adapted"] = bundle
         card = Segmenter.load(bundles["source"]).card
-        frames = read_stream(data_section(arguments), card.classes, card.size)
-        streams = scene_streams(4 if arguments.quick else None, Segmenter.load(demo).card.size)
+        frames = read_stream(data_section(arguments), card.classes, ImageSize(*card.size))
+        streams = scene_streams(4 if arguments.quick else None, ImageSize(*Segmenter.load(demo).card.size))
         scores = []
         for one in itertools.chain(
             score_settings(demo, streams, SETTINGS[:1] if arguments.quick else SETTINGS),

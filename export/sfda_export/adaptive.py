@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.weights import WeightsInfo
@@ -99,7 +100,7 @@ class AdaptiveBatchNorm(nn.Module):
         return functional.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)
 
 
-def make_adaptive(segmenter: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Statistics]:
+def make_adaptive(segmenter: nn.Module, size: ImageSize) -> tuple[nn.Module, Statistics]:
     """A copy of `segmenter` whose BatchNorm layers read and write the statistics that come with it.
 
     Layers that see fewer than LEAST_VALUES values a channel in a frame of `size` (width, height) stay as they are, as
@@ -110,8 +111,8 @@ def make_adaptive(segmenter: nn.Module, size: tuple[int, int]) -> tuple[nn.Modul
     layers = {name: layer for name, layer in batch_norm_layers(segmenter).items() if seen.get(name, 0) >= LEAST_VALUES}
     if not layers:
         raise UserError(
-            f"no BatchNorm layer sees {LEAST_VALUES} values a channel at {size[0]}x{size[1]}: nothing could adapt "
-            "itself; export without --self-adapting, or at a larger size"
+            f"no BatchNorm layer sees {LEAST_VALUES} values a channel at {size.width}x{size.height}: nothing could "
+            "adapt itself; export without --self-adapting, or at a larger size"
         )
     statistics = Statistics(layers)
     for name, layer in layers.items():
@@ -121,7 +122,7 @@ def make_adaptive(segmenter: nn.Module, size: tuple[int, int]) -> tuple[nn.Modul
 
 
 @torch.no_grad()
-def values_per_channel(segmenter: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+def values_per_channel(segmenter: nn.Module, size: ImageSize) -> dict[str, int]:
     """How many values each BatchNorm layer averages over in one frame of `size` (width, height); absent: never run."""
     seen: dict[str, int] = {}
 
@@ -134,7 +135,7 @@ def values_per_channel(segmenter: nn.Module, size: tuple[int, int]) -> dict[str,
     ]
     try:
         parameter = next(segmenter.parameters())
-        segmenter(torch.zeros(1, 3, size[1], size[0], dtype=parameter.dtype, device=parameter.device))
+        segmenter(torch.zeros(1, 3, *size.hw, dtype=parameter.dtype, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -172,7 +173,7 @@ def export_adaptive(segmenter: nn.Module, info: WeightsInfo, folder: Path, card:
     card: of the labels graph of the same bundle, whose size and opset are taken. UserError: see `export_onnx` and
     `make_adaptive`.
     """
-    adaptive, statistics = make_adaptive(segmenter, card.size)
+    adaptive, statistics = make_adaptive(segmenter, ImageSize(*card.size))
     deployed = DeployGraph(adaptive, info.normalization, info.exposure, "diagnostics")
     graph = AdaptiveGraph(deployed, statistics)
     width, height = card.size

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sfda_engine.config.schema import EvaluateConfig, TargetConfig
 from sfda_engine.data.datasets import open_evaluate, open_target, target_paths
-from sfda_engine.data.images import DECODING_ERRORS, decode_rgb, resize
+from sfda_engine.data.images import DECODING_ERRORS, ImageSize, decode_rgb, resize
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.errors import UserError
 from sfda_export.reference import Frames
@@ -39,7 +39,7 @@ def target_of(frames: str | None, configured: TargetConfig | None) -> TargetConf
     return configured
 
 
-def read_frames(target: TargetConfig, size: tuple[int, int], count: int = COUNT) -> list[Image.Image]:
+def read_frames(target: TargetConfig, size: ImageSize, count: int = COUNT) -> list[Image.Image]:
     """Up to `count` frames of the target at `size` (width, height), by the project's one resize rule.
 
     A folder's are spread evenly over its sorted names, since neighbors in a video are nearly equal; corrupt ones are
@@ -65,7 +65,7 @@ def _decode(path: Path) -> Image.Image | None:
 
 
 def labelled(
-    labels: str | None, configured: EvaluateConfig | None, class_names: tuple[str, ...], size: tuple[int, int]
+    labels: str | None, configured: EvaluateConfig | None, class_names: tuple[str, ...], size: ImageSize
 ) -> LabelledImages | None:
     """Labelled frames, for reporting alone: the folder `labels` (images/ and labels/), else the run's evaluation set.
 
@@ -75,7 +75,7 @@ def labelled(
     return None if config is None else open_evaluate(config, class_names=class_names, size=size)
 
 
-def gate_batches(frames: Sequence[Image.Image], second_size: tuple[int, int] | None) -> list[Frames]:
+def gate_batches(frames: Sequence[Image.Image], second_size: ImageSize | None) -> list[Frames]:
     """Batches uint8 (N, H, W, 3) for the gate: batch 1 and 2, two sizes, a dark and a saturated frame.
 
     second_size (width, height) None: the graph takes one frame of one size only.
@@ -99,10 +99,10 @@ def saturated(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.clip(frame * 4.0, 0, 255).astype(np.uint8)
 
 
-def second_size(size: tuple[int, int], multiple: int, smallest: int) -> tuple[int, int]:
+def second_size(size: ImageSize, multiple: int, smallest: int) -> ImageSize:
     """Another size for the gate: about three quarters, odd where the network permits, so that rounding shows."""
-    width, height = (max(smallest, (3 * value // 4 - 1) // multiple * multiple) for value in size)
-    return (width, height) if (width, height) != size else (width + 32, height + 32)
+    other = ImageSize(*(max(smallest, (3 * value // 4 - 1) // multiple * multiple) for value in size))
+    return other if other != size else ImageSize(other.width + 32, other.height + 32)
 
 
 def hash_of(batches: Sequence[Frames]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_export.onnx_file import OPSETS
 from sfda_export.reduce import TOLERANCES
@@ -20,7 +21,7 @@ class Options:
     run: str
     output: Path
     opset: int = 20
-    size: tuple[int, int] | None = None
+    size: ImageSize | None = None
     fixed: bool = False
     logits: bool = False
     self_adapting: bool = False
@@ -30,11 +31,11 @@ class Options:
     overrides: tuple[str, ...] = ()
 
 
-def size_text(text: str) -> tuple[int, int]:
+def size_text(text: str) -> ImageSize:
     """ "WxH" -> (width, height)."""
     width, _, height = text.lower().partition("x")
     try:
-        return int(width), int(height)
+        return ImageSize(int(width), int(height))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write width x height, for example 512x256") from None
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from sfda_engine.config.loader import load_config, resolve_weights
 from sfda_engine.config.schema import Config
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import WeightsInfo, sha256_of
 from sfda_engine.pipelines.networks import load_segmenter
@@ -78,23 +79,23 @@ def _load(weights: Path, overrides: Sequence[str]) -> tuple[nn.Module, WeightsIn
     return load_segmenter(dataclasses.replace(config, weights=str(weights)))
 
 
-def check_size(size: tuple[int, int] | None, model: nn.Module) -> tuple[int, int]:
+def check_size(size: ImageSize | None, model: nn.Module) -> ImageSize:
     """The size (width, height) that the graph is made for; UserError where it is unknown or does not fit."""
     if size is None:
         raise UserError("the weights do not say what size they were trained at: give it with --size WxH")
     multiple = size_multiple(model)
     if min(size) < SMALLEST:
-        raise UserError(f"size {size[0]}x{size[1]} is too small: width and height must be at least {SMALLEST}")
+        raise UserError(f"size {size.width}x{size.height} is too small: width and height must be at least {SMALLEST}")
     if any(value % multiple for value in size):
         near = "x".join(str(max(1, round(value / multiple)) * multiple) for value in size)
         raise UserError(
-            f"size {size[0]}x{size[1]} does not fit the network: width and height must be multiples of {multiple}; "
-            f"the nearest is --size {near}"
+            f"size {size.width}x{size.height} does not fit the network: width and height must be multiples of "
+            f"{multiple}; the nearest is --size {near}"
         )
     return size
 
 
-def describe(exportable: Exportable, size: tuple[int, int], *, fixed: bool, precision: Precision = "fp32") -> Card:
+def describe(exportable: Exportable, size: ImageSize, *, fixed: bool, precision: Precision = "fp32") -> Card:
     """The card of the labels graph; opset and IR are filled in when they have been emitted."""
     info, result = exportable.info, exportable.result or {}
     return Card(

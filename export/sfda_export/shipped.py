@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfda_engine.data.images import resize
+from sfda_engine.data.images import ImageSize, resize
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.evaluation.scores import scores_of
 from sfda_export.parity import ParityError, confusion_of, open_session, run, top_margin
@@ -66,7 +66,7 @@ def miou_difference(
     reference: Reference,
     path: Path,
     images: LabelledImages,
-    size: tuple[int, int],
+    size: ImageSize,
     names: tuple[str, ...],
 ) -> dict[str, Any]:
     """mIoU in percent of the engine and of the labels file on labelled frames: reported, never decided upon.

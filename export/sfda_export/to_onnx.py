@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from sfda_engine.config.schema import Config
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry
@@ -93,7 +94,7 @@ def to_onnx(options: Options, console: Console) -> None:
 
 
 def read_frames(
-    options: Options, config: Config | None, size: tuple[int, int], count: int = trial.COUNT
+    options: Options, config: Config | None, size: ImageSize, count: int = trial.COUNT
 ) -> list[Image.Image]:
     """Frames to compare or calibrate on. UserError where there are none, or where the run's own are not here."""
     target = trial.target_of(options.frames, config.target if config else None)
@@ -105,7 +106,7 @@ def read_frames(
         raise UserError(f"the run's target: {error}; or name other frames with --frames DIR") from error
 
 
-def check_other_size(model: nn.Module, size: tuple[int, int]) -> None:
+def check_other_size(model: nn.Module, size: ImageSize) -> None:
     """UserError where the network itself takes one size only, so that no graph of it could take any size."""
     try:
         check_forward(model, size)
@@ -113,9 +114,7 @@ def check_other_size(model: nn.Module, size: tuple[int, int]) -> None:
         raise UserError(f"{error}. If it is made for one size, fix that with --fixed WxH") from error
 
 
-def export_graphs(
-    exportable: Exportable, size: tuple[int, int], folder: Path, options: Options, console: Console
-) -> Card:
+def export_graphs(exportable: Exportable, size: ImageSize, folder: Path, options: Options, console: Console) -> Card:
     """Write the three graphs; returns the card of the labels graph. The logits graph is what the gate measures."""
     width, height = size
     example = torch.zeros(1 if options.fixed else 2, height, width, 3, dtype=torch.uint8)
@@ -158,7 +157,7 @@ def prove(exportable: Exportable, folder: Path, batches: Sequence[Frames], toler
     }
 
 
-def labelled(options: Options, exportable: Exportable, size: tuple[int, int]) -> LabelledImages | None:
+def labelled(options: Options, exportable: Exportable, size: ImageSize) -> LabelledImages | None:
     """Labelled frames for the report, None where there are none; a run's own may have stayed on another machine."""
     configured = exportable.config.evaluate if exportable.config else None
     try:

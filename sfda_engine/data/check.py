@@ -21,7 +21,7 @@ from rich.table import Table
 
 from sfda_engine.data.datasets import LAYOUTS
 from sfda_engine.data.frame_files import undefined_value
-from sfda_engine.data.images import DECODING_ERRORS, cut_short, decode_rgb, open_image
+from sfda_engine.data.images import DECODING_ERRORS, ImageSize, cut_short, decode_rgb, open_image
 from sfda_engine.data.published.layout import Layout, Pair, archives_in, expected_label, pair_of, recognizes
 from sfda_engine.errors import UserError
 from sfda_engine.exit_codes import run_entry
@@ -132,7 +132,7 @@ def check_frame(layout: Layout, path: Path) -> Iterable[Finding]:
         yield _damaged(path, error)
         return
     if layout.size is not None and image.size != layout.size:
-        yield Finding("sizes", f"{path} is {_by(image.size)}, officially {_by(layout.size)}")
+        yield Finding("sizes", f"{path} is {_by(ImageSize(*image.size))}, officially {_by(layout.size)}")
 
 
 def check_label(layout: Layout, pair: Pair) -> Iterable[Finding]:
@@ -146,10 +146,10 @@ def check_label(layout: Layout, pair: Pair) -> Iterable[Finding]:
     undefined = [value for value in np.unique(raw).tolist() if value not in pair.format.classes]
     if undefined:
         yield Finding("labels of another encoding", undefined_value(pair, undefined[0]))
-    size = (raw.shape[1], raw.shape[0])
+    size = ImageSize(raw.shape[1], raw.shape[0])
     try:
         with open_image(pair.frame) as image:
-            frame = image.size
+            frame = ImageSize(*image.size)
     except DECODING_ERRORS:
         return  # check_frame says so
     if size != frame and pair.frame.stem not in layout.unusable:
@@ -160,8 +160,8 @@ def _damaged(path: Path, error: BaseException) -> Finding:
     return Finding("damaged files", f"{path} cannot be decoded ({error}): extract it again")
 
 
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def _by(size: ImageSize) -> str:
+    return f"{size.width}x{size.height}"
 
 
 def check(root: Path, layout: Layout, *, everything: bool = False) -> tuple[list[Split], list[Finding]]:

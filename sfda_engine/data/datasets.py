@@ -9,6 +9,7 @@ from PIL import Image
 from sfda_engine.config.schema import EvaluateConfig, SourceConfig, TargetConfig
 from sfda_engine.data.folder import FolderLabelled, check_labels_there, drop_corrupt, list_images
 from sfda_engine.data.frame_files import FrameFiles, PairedFiles, label_classes
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.published import acdc, bdd100k, camvid, cityscapes, crosscity, dark_zurich, gta5, idd, synthia
 from sfda_engine.data.published.layout import Layout, expected_label, frames_of, pairs_of
 from sfda_engine.data.readers import Images, LabelledImages
@@ -31,7 +32,7 @@ LAYOUTS: dict[str, Layout] = {
 class SceneImages:
     """Procedural frames of one domain, rendered once and kept (uint8)."""
 
-    def __init__(self, domain: str, *, purpose: str, size: tuple[int, int], frames: int | None) -> None:
+    def __init__(self, domain: str, *, purpose: str, size: ImageSize, frames: int | None) -> None:
         first = SCENE_SEEDS[purpose]
         self.domain = domain
         self.scenes = [
@@ -65,7 +66,7 @@ def open_target(config: TargetConfig) -> Images:
     """The unlabelled target frames. Raises UserError for a missing root, an empty folder or corrupt images."""
     if config.dataset == "scenes":
         return SceneImages(
-            _domain(config.split), purpose="target", size=config.size or SCENE_SIZE, frames=config.frames
+            _domain(config.split), purpose="target", size=ImageSize(*config.size or SCENE_SIZE), frames=config.frames
         )
     return FrameFiles(drop_corrupt(target_paths(config)))
 
@@ -77,7 +78,7 @@ def target_paths(config: TargetConfig) -> list[Path]:
     return list_images(frames_folder(config.root, config.split, "target"), limit=config.frames)
 
 
-def open_evaluate(config: EvaluateConfig, *, class_names: tuple[str, ...], size: tuple[int, int]) -> LabelledImages:
+def open_evaluate(config: EvaluateConfig, *, class_names: tuple[str, ...], size: ImageSize) -> LabelledImages:
     """The labelled frames that `evaluate` scores; `size` (width, height) is what scenes are rendered at."""
     if config.dataset == "scenes":
         return SceneLabelled(_domain(config.split), purpose="evaluate", size=size, frames=config.frames)
@@ -92,7 +93,9 @@ def open_source(config: SourceConfig, *, class_names: tuple[str, ...], validate:
     if config.dataset == "scenes":
         domain = _domain(config.val_split if validate else config.split)
         purpose = "validate" if validate else "source"
-        return SceneLabelled(domain, purpose=purpose, size=config.size, frames=None if validate else config.frames)
+        return SceneLabelled(
+            domain, purpose=purpose, size=ImageSize(*config.size), frames=None if validate else config.frames
+        )
     root, split = (config.val_root or config.root, config.val_split) if validate else (config.root, config.split)
     if config.dataset in LAYOUTS:
         return _open_pairs(config.dataset, root, split, "source", class_names, config.frames)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfda_engine.data.frame_files import FrameFiles
-from sfda_engine.data.images import DECODING_ERRORS, resize, to_float_tensor
+from sfda_engine.data.images import DECODING_ERRORS, ImageSize, resize, to_float_tensor
 from sfda_engine.data.readers import Images
 
 # a frame whose pixels deviate by less than this (of 255) shows nothing
@@ -34,7 +34,7 @@ class FrameSample:
     """Frames that were looked at."""
     usable: tuple[int, ...]
     """Indices of the frames that can be decoded and show something."""
-    sizes: dict[tuple[int, int], int]
+    sizes: dict[ImageSize, int]
     """(width, height) -> number of the frames that could be decoded."""
     unreadable: tuple[str, ...]
     """Names of the frames that cannot be decoded, each with the reason."""
@@ -60,14 +60,14 @@ class SampledFrames:
         return self.images.image(self.indices[index])
 
 
-def read_sample(images: Images, count: int, size: tuple[int, int]) -> tuple[FrameSample, Tensor]:
+def read_sample(images: Images, count: int, size: ImageSize) -> tuple[FrameSample, Tensor]:
     """Read `count` frames of a data set, the first and the last among them, or all where there are fewer.
 
     Returns what was seen and the usable frames at `size` (width, height): float32 (N, 3, H, W) RGB in [0, 1].
     """
     chosen = spread(len(images), count)
     frames: dict[int, Tensor] = {}
-    sizes: Counter[tuple[int, int]] = Counter()
+    sizes: Counter[ImageSize] = Counter()
     digests: dict[str, bytes] = {}
     unreadable, constant = [], []
     for index in chosen:
@@ -77,7 +77,7 @@ def read_sample(images: Images, count: int, size: tuple[int, int]) -> tuple[Fram
         except DECODING_ERRORS as error:
             unreadable.append(f"{name} ({str(error) or type(error).__name__})")
             continue
-        sizes[image.size] += 1
+        sizes[ImageSize(*image.size)] += 1
         digests[name] = hashlib.sha256(image.tobytes()).digest()
         if np.asarray(image).std(axis=(0, 1)).max() < CONSTANT:
             constant.append(name)
@@ -93,7 +93,7 @@ def read_sample(images: Images, count: int, size: tuple[int, int]) -> tuple[Fram
         constant=tuple(constant),
         duplicates=tuple(tuple(group) for group in duplicates),
     )
-    return sample, torch.stack([*frames.values()]) if frames else torch.empty(0, 3, size[1], size[0])
+    return sample, torch.stack([*frames.values()]) if frames else torch.empty(0, 3, *size.hw)
 
 
 def spread(total: int, count: int) -> list[int]:

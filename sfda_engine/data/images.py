@@ -7,7 +7,7 @@ import os
 import struct
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,25 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 2**26
 """Largest frame or label, 8192x8192; a file of kilobytes can claim to be one of gigabytes."""
+
+
+class ImageSize(NamedTuple):
+    """Sides in pixels, the width first as in Pillow and in the configuration. A bare pair is (H, W), as in torch."""
+
+    width: int
+    height: int
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """(H, W), as torch wants it."""
+        return self.height, self.width
+
+
+def stated(pair: tuple[int, int] | None) -> ImageSize | None:
+    """A size of the configuration, which says [width, height] or null."""
+    return None if pair is None else ImageSize(*pair)
+
+
 # what Pillow raises for a damaged file
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
@@ -88,12 +107,12 @@ def decode_label(path: Path) -> Image.Image:
         raise UserError(f"label {path} cannot be read ({error}); re-export it or remove the pair") from error
 
 
-def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resize(image: Image.Image, size: ImageSize) -> Image.Image:
     """Resize a frame to (width, height) by Pillow's bilinear filter: the rule of loaders, runtime and manifest."""
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def resize_labels(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_labels(labels: torch.Tensor, size: ImageSize) -> torch.Tensor:
     """Labels (H, W) of values 0..255 to (width, height) by Pillow's nearest neighbor, as the runtime does; int64.
 
     Not torch's nearest-exact: Pillow sums up its positions and so picks another neighbor at many a tie (128 -> 480).

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import ImageSize, resize, to_float_tensor
 from sfda_engine.data.readers import Images, LabelledImages
 from sfda_engine.errors import UserError
 
@@ -67,7 +67,7 @@ class TargetFrames(Dataset[TargetItem]):
     """
 
     def __init__(
-        self, images: Images, *, size: tuple[int, int], flip: bool, seed: int, crop: tuple[int, int] | None = None
+        self, images: Images, *, size: ImageSize, flip: bool, seed: int, crop: ImageSize | None = None
     ) -> None:
         self.images, self.size, self.seed = images, size, seed
         self.augment = v2.Compose([v2.RandomHorizontalFlip(0.5 if flip else 0.0), *random_crop(crop)])
@@ -81,9 +81,9 @@ class TargetFrames(Dataset[TargetItem]):
         return {"image": image, "name": self.images.name(index)}
 
 
-def random_crop(size: tuple[int, int] | None) -> list[v2.Transform]:
+def random_crop(size: ImageSize | None) -> list[v2.Transform]:
     """The transform that leaves a random part of `size` (width, height); none for None."""
-    return [] if size is None else [v2.RandomCrop((size[1], size[0]))]
+    return [] if size is None else [v2.RandomCrop(size.hw)]
 
 
 class TrainingFrames(Dataset[LabelledItem]):
@@ -97,15 +97,15 @@ class TrainingFrames(Dataset[LabelledItem]):
         self,
         images: LabelledImages,
         *,
-        size: tuple[int, int],
+        size: ImageSize,
         scale: tuple[float, float],
         flip: bool,
         jitter: float,
         seed: int,
-        crop: tuple[int, int] | None = None,
+        crop: ImageSize | None = None,
     ) -> None:
         self.images, self.seed = images, seed
-        self.size, self.scale = (size[1], size[0]), scale
+        self.size, self.scale = size, scale
         self.augment = v2.Compose(
             [
                 v2.RandomHorizontalFlip(0.5 if flip else 0.0),
@@ -140,13 +140,13 @@ class TrainingFrames(Dataset[LabelledItem]):
         A zoom by s shows 1 / s^2 of the frame.
         """
         low, high = self.scale
-        return v2.RandomResizedCrop(self.size, scale=(high**-2, low**-2), ratio=(aspect, aspect))
+        return v2.RandomResizedCrop(self.size.hw, scale=(high**-2, low**-2), ratio=(aspect, aspect))
 
 
 class EvaluationFrames(Dataset[LabelledItem]):
     """Labelled frames as they are: image float32 (3, H, W) at `size`, label int64 at the labels' own size."""
 
-    def __init__(self, images: LabelledImages, *, size: tuple[int, int]) -> None:
+    def __init__(self, images: LabelledImages, *, size: ImageSize) -> None:
         self.images, self.size = images, size
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from sfda_engine.data.folder import IGNORE
-from sfda_engine.data.images import resize_labels
+from sfda_engine.data.images import ImageSize, resize_labels
 from sfda_engine.data.loaders import EvaluationFrames, LabelledItem
 from sfda_engine.data.readers import LabelledImages
 from sfda_engine.distributed.collectives import processes
@@ -76,7 +76,7 @@ def _image_counts(logits: Tensor, label: Tensor, size: torch.Size, classes: int,
     own, seen = (upsample(logits, (truth.shape[0], truth.shape[1])).argmax(1)[0] for truth in (label, small))
     pairs = [(own, label), (seen, small)]
     if as_deployed:
-        pairs.append((resize_labels(seen, (label.shape[1], label.shape[0])), label))
+        pairs.append((resize_labels(seen, ImageSize(label.shape[1], label.shape[0])), label))
     return torch.stack(
         [
             multiclass_confusion_matrix(prediction, truth, classes, ignore_index=IGNORE, validate_args=False)
@@ -89,7 +89,7 @@ def evaluate_images(
     model: nn.Module,
     info: WeightsInfo,
     images: LabelledImages,
-    size: tuple[int, int],
+    size: ImageSize,
     accelerator: Accelerator,
     subset: tuple[str, ...] | None = None,
     *,

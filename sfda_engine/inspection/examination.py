@@ -11,6 +11,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from sfda_engine.data.frame_sample import FrameSample, read_sample
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.readers import Images
 from sfda_engine.errors import UserError
 from sfda_engine.inspection.convention import ConventionFits, fit_conventions, normalized, source_distance
@@ -51,7 +52,7 @@ def examine(
     info: WeightsInfo,
     images: Images,
     *,
-    size: tuple[int, int],
+    size: ImageSize,
     exposure: Exposure,
     count: int = FRAMES,
 ) -> Intake:

@@ -14,6 +14,7 @@ from torch import nn
 
 from sfda_engine.data.classes import generic_classes
 from sfda_engine.data.frame_sample import FrameSample
+from sfda_engine.data.images import ImageSize
 from sfda_engine.inspection.convention import ConventionFits, Fit, Order
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.preprocess import Normalization
@@ -78,10 +79,10 @@ def frame_findings(sample: FrameSample) -> Iterator[Finding]:
         )
 
 
-def size_findings(sample: FrameSample, size: tuple[int, int], info: WeightsInfo) -> Iterator[Finding]:
+def size_findings(sample: FrameSample, size: ImageSize, info: WeightsInfo) -> Iterator[Finding]:
     """What resizing to target.size does to the frames, and what the network was trained at."""
     width, height = size
-    stretch = {own: width * own[1] / (height * own[0]) for own in sample.sizes}
+    stretch = {own: width * own.height / (height * own.width) for own in sample.sizes}
     bent = [own for own, factor in stretch.items() if abs(factor - 1) > ASPECT_TOLERANCE]
     if bent:
         factor = stretch[bent[0]]
@@ -89,10 +90,11 @@ def size_findings(sample: FrameSample, size: tuple[int, int], info: WeightsInfo)
             "warn",
             f"target.size {by(size)} distorts frames of {by(bent[0])}",
             f"they become {abs(factor - 1):.0%} {'wider' if factor > 1 else 'narrower'} than they are",
-            f"take a size of their shape, such as target.size [{width}, {round(width * bent[0][1] / bent[0][0])}], "
-            "unless the source was trained on frames distorted alike",
+            "take a size of their shape, such as target.size "
+            f"[{width}, {round(width * bent[0].height / bent[0].width)}], unless the source was trained on frames "
+            "distorted alike",
         )
-    small = [own for own in sample.sizes if own[0] < width or own[1] < height]
+    small = [own for own in sample.sizes if own.width < width or own.height < height]
     if small:
         yield Finding(
             "warn",
@@ -104,7 +106,7 @@ def size_findings(sample: FrameSample, size: tuple[int, int], info: WeightsInfo)
         found = ", ".join(f"{by(own)} ({count})" for own, count in sample.sizes.items())
         yield Finding("note", f"{len(sample.sizes)} sizes of frames", found, f"all are resized to {by(size)}")
     if info.size is not None:
-        zoom = (width * height / (info.size[0] * info.size[1])) ** 0.5
+        zoom = (width * height / (info.size.width * info.size.height)) ** 0.5
         if not 1 / ZOOM_TOLERANCE < zoom < ZOOM_TOLERANCE:
             yield Finding(
                 "warn",
@@ -225,5 +227,5 @@ def remedy(normalization: Normalization) -> str:
     )
 
 
-def by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def by(size: ImageSize) -> str:
+    return f"{size.width}x{size.height}"

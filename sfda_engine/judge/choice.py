@@ -2,12 +2,13 @@
 
 What holds when a frame is shown otherwise is probably right. Opinions of a view are mean macro IoUs of its labels with
 those of other views: *near*, the same exposure and share at the neighbouring sizes; *far*, another exposure at the
-neighbouring sizes; *light*, another exposure at the same size. Each alone is cheated by something: shares in the middle
-resemble the most others, share 0 takes the light away, and sizes differ more than shares do. So like is compared with
-like: within a size by z-scores among its own views; then what is chosen at each size by z-scores among all views.
+neighbouring sizes; *light*, another exposure at the same size. Each alone is cheated by something: sizes differ more
+than shares do, and target statistics take the light away whether they help or not. So like is compared with like:
+within a size by near and far, in z-scores among its own views; then what is chosen at each size by all three, in
+z-scores among all views.
 
-Within a size the view nearest to the untouched source wins among those that the leader does not lead clearly (the
-one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
+Within a size the view nearest to the untouched source wins among those that the leader does not lead clearly (as in the
+one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984, with a smaller part of an error).
 
 Shapes: V views, N frames, K classes, O opinions.
 """
@@ -20,14 +21,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.judge.agreement import macro_iou, pairwise_counts
 from sfda_engine.models.preprocess import Exposure
-from sfda_engine.models.segmenter import Size
 from sfda_engine.views.probabilities import Predictions
 from sfda_engine.views.view import View, by_pixels, departure, pixels, untouched
 
-CAUTION = 0.5
-"""Standard errors from which a lead is clear. From 0.25 to 1 the choice hardly changes; from 1.5 on gain is lost."""
+WITHIN = 2
+"""Opinions that decide within a size: near and far, the first of them."""
+CAUTION = 0.1
+"""Standard errors from which a lead is clear. More loses gain, and only 2 would refuse what harms."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class ViewScore:
     far: float
     light: float
     within: float
-    """Sum of z-scores among the views of its size."""
+    """Sum of the z-scores of near and far among the views of its size."""
     total: float
-    """Sum of z-scores among all views."""
+    """Sum of the z-scores of all opinions among all views."""
     behind: float
     """Standard errors by which the leader of its size leads it; 0 for that leader."""
 
@@ -66,7 +69,7 @@ class Choice:
 def choose(
     predictions: Predictions,
     exposure: Exposure = "none",
-    stated: Size | None = None,
+    stated: ImageSize | None = None,
     suits: Callable[[View], bool] = lambda view: True,
 ) -> Choice:
     """The view to start from: at the `stated` (width, height), or at any size where that is None, one that `suits`.
@@ -123,7 +126,8 @@ def z_scores(opinions: Tensor) -> Tensor:
 
 
 def scores_within(views: Sequence[View], opinions: Tensor) -> Tensor:
-    """z-scores (O, V) of opinions (O, V) among the views of the same size."""
+    """z-scores (WITHIN, V) of opinions (O, V) among the views of the same size."""
+    opinions = opinions[:WITHIN]
     scores = torch.zeros_like(opinions)
     for size in {view.size for view in views}:
         same = torch.tensor([view.size == size for view in views])
@@ -133,16 +137,16 @@ def scores_within(views: Sequence[View], opinions: Tensor) -> Tensor:
 
 def leader_of_each(
     views: Sequence[View], eligible: Sequence[int], within: Tensor, exposure: Exposure
-) -> dict[Size, int]:
+) -> dict[ImageSize, int]:
     """Index of the highest score of the eligible at each size; of equal ones, the nearest to the untouched source."""
-    leaders: dict[Size, int] = {}
+    leaders: dict[ImageSize, int] = {}
     for index in sorted(eligible, key=lambda index: (within[index].item(), -departure(views[index], exposure))):
         leaders[views[index].size] = index
     return leaders
 
 
 def errors_behind(
-    views: Sequence[View], counts: Tensor, masks: Tensor, opinions: Tensor, leaders: dict[Size, int]
+    views: Sequence[View], counts: Tensor, masks: Tensor, opinions: Tensor, leaders: dict[ImageSize, int]
 ) -> Tensor:
     """(V,) standard errors by which the leader of its size leads each view.
 
@@ -163,7 +167,7 @@ def errors_behind(
 
 
 def cautious(
-    size: Size, views: Sequence[View], eligible: Sequence[int], within: Tensor, behind: Tensor, exposure: Exposure
+    size: ImageSize, views: Sequence[View], eligible: Sequence[int], within: Tensor, behind: Tensor, exposure: Exposure
 ) -> int:
     """Index of the eligible view nearest to the untouched source that is not clearly behind the leader of `size`."""
     close = [index for index in eligible if views[index].size == size and behind[index] <= CAUTION]

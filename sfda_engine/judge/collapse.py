@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.frame_sample import spread
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import ImageSize, resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import process_index, processes, total
 from sfda_engine.losses.bn_statistics import LayerStatistics, layer_distance
@@ -95,11 +96,49 @@ def statistics_drift(now: list[tuple[Tensor, Tensor]], start: list[tuple[Tensor,
     return torch.stack(distances).mean().item()
 
 
-def probe_frames(target: Images, size: tuple[int, int]) -> list[Image]:
+def probe_frames(target: Images, size: ImageSize) -> list[Image]:
     """This process's share, never empty, of the evenly spaced frames, at `size` (width, height)."""
     chosen = spread(len(target), FRAMES)
     own = range(process_index(), max(len(chosen), processes()), processes())
     return [resize(target.image(chosen[index % len(chosen)]), size) for index in own]
+
+
+class Glance(NamedTuple):
+    """What a student says of one batch of frames."""
+
+    labels: Tensor
+    """(B, h, w) uint8, the arg-max."""
+    sums: Tensor
+    """(K + 2,) float64 on the CPU: pixels of each predicted class, entropy and confidence summed over the pixels."""
+
+
+@torch.no_grad()
+def glances(
+    student: nn.Module, frames: list[Image], preprocess: Callable[[Tensor], Tensor], batch_size: int
+) -> list[Glance]:
+    """Run a student in eval mode over frames of one size, `batch_size` at a time."""
+    device = next(student.parameters()).device
+    found = []
+    for first in range(0, len(frames), batch_size):
+        images = torch.stack([to_float_tensor(frame) for frame in frames[first : first + batch_size]])
+        images = preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
+        logs = student(images).logits.float().log_softmax(1)  # (B, K, h, w)
+        confidence, labels = logs.max(1)
+        entropy = -(logs.exp() * logs).sum(1)
+        means = torch.stack([entropy.sum(), confidence.exp().sum()])
+        counts = labels.flatten().bincount(minlength=logs.shape[1])
+        found.append(Glance(labels.to(torch.uint8), torch.cat([counts, means]).double().cpu()))
+    return found
+
+
+def shares(now: list[Glance], start: list[Glance]) -> Tensor:
+    """(K + 3,) float64 over the pixels of all frames of all processes: the share of each predicted class, mean entropy,
+    mean confidence and the share that is labelled as in `start`."""
+    same = sum(int((own.labels == begun.labels).sum()) for own, begun in zip(now, start, strict=True))
+    pixels = sum(own.labels.numel() for own in now)
+    sums = torch.stack([own.sums for own in now]).sum(0)
+    summed = total(torch.cat([sums, sums.new_tensor([same, pixels])]))
+    return summed[:-1] / summed[-1]
 
 
 class Probe:
@@ -109,14 +148,14 @@ class Probe:
         self, student: nn.Module, frames: list[Image], preprocess: Callable[[Tensor], Tensor], batch_size: int
     ) -> None:
         self.frames, self.preprocess, self.batch_size = frames, preprocess, batch_size
-        self.start_labels: list[Tensor] = []
         self.start_statistics = running_statistics(student)
-        self.start = self.shares(student)
+        self.start = glances(student, frames, preprocess, batch_size)
 
     def __call__(self, student: nn.Module) -> Signals:
         """The signals of a student in eval mode; every process must call this at the same time."""
-        classes = len(self.start) - 3
-        now, start = self.shares(student), self.start
+        seen = glances(student, self.frames, self.preprocess, self.batch_size)
+        now, start = shares(seen, self.start), shares(self.start, self.start)
+        classes = len(now) - 3
         entropy, confidence, agreement = now[classes:].tolist()
         return signals_of(
             now[:classes],
@@ -126,35 +165,13 @@ class Probe:
             statistics_drift(running_statistics(student), self.start_statistics),
         )
 
-    @torch.no_grad()
-    def shares(self, student: nn.Module) -> Tensor:
-        """(K + 3,) float64 over the pixels of all frames: the share of each predicted class, mean entropy, mean
-        confidence and the share that is labelled as at the start. The first call sets the start's labels."""
-        device = next(student.parameters()).device
-        first = not self.start_labels
-        sums, pixels = torch.zeros(()), 0
-        for index in range(0, len(self.frames), self.batch_size):
-            images = torch.stack([to_float_tensor(frame) for frame in self.frames[index : index + self.batch_size]])
-            images = self.preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
-            logs = student(images).logits.float().log_softmax(1)  # (B, K, h, w)
-            confidence, labels = logs.max(1)
-            if first:
-                self.start_labels.append(labels.to(torch.uint8))
-            same = labels == self.start_labels[index // self.batch_size]
-            entropy = -(logs.exp() * logs).sum(1)
-            means = torch.stack([entropy.sum(), confidence.exp().sum(), same.sum()])
-            sums = sums + torch.cat([labels.flatten().bincount(minlength=logs.shape[1]), means]).double().cpu()
-            pixels += labels.numel()
-        summed = total(torch.cat([sums, sums.new_tensor([pixels])]))
-        return summed[:-1] / summed[-1]
-
 
 def make_probe(
     student: nn.Module,
     target: Images,
     preprocess: Callable[[Tensor], Tensor],
     *,
-    size: tuple[int, int],
+    size: ImageSize,
     batch_size: int,
 ) -> Probe:
     """The probe of a student as it starts, on this process's share of evenly spaced target frames at `size` (w, h)."""

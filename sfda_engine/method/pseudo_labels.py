@@ -16,13 +16,12 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from sfda_engine.data.folder import IGNORE
-from sfda_engine.data.images import DECODING_ERRORS, MAX_PIXELS, open_image
+from sfda_engine.data.images import DECODING_ERRORS, MAX_PIXELS, ImageSize, open_image
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import gather, process_index, processes
 from sfda_engine.errors import UserError
 from sfda_engine.method.teacher import DROP, Calibration, Teacher, calibrate, label_frames, make_teacher
 from sfda_engine.models.preprocess import Normalization
-from sfda_engine.models.segmenter import Size
 from sfda_engine.views.view import View
 
 # what a damaged zip file raises beyond DECODING_ERRORS
@@ -32,7 +31,7 @@ ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OverflowError, RecursionError, Not
 class PseudoLabelled:
     """Target frames with labels: what `TrainingFrames` reads as labelled images. A few kilobytes a frame."""
 
-    def __init__(self, images: Images, labels: Iterable[Image.Image], sizes: Sequence[Size]) -> None:
+    def __init__(self, images: Images, labels: Iterable[Image.Image], sizes: Sequence[ImageSize]) -> None:
         """`labels` are 8-bit of any size, 255 = not labelled; `sizes` the frames' own (width, height)."""
         self.images, self.sizes = images, list(sizes)
         self.encoded = [encode(label) for label in labels]
@@ -80,7 +79,7 @@ def load_labels(path: Path, images: Images) -> PseudoLabelled:
         with zipfile.ZipFile(path) as file:
             if max((entry.file_size for entry in file.infolist()), default=0) > MAX_PIXELS:
                 raise ValueError("an entry is larger than any label")
-            sizes = [(int(width), int(height)) for width, height in json.loads(file.read("sizes.json"))]
+            sizes = [ImageSize(int(width), int(height)) for width, height in json.loads(file.read("sizes.json"))]
             labelled = PseudoLabelled(
                 images, (decode(file.read(f"{index:07d}.png")) for index in range(len(sizes))), sizes
             )
@@ -117,7 +116,7 @@ def label_target(
         indices = range(first, min(first + teacher.batch, len(target)))
         label, size_of = (gather(share) for share in turn(teacher, calibration, target, indices))
         labelled.encoded += [encode(Image.fromarray(one)) for one in label.cpu().numpy()]
-        labelled.sizes += [(width, height) for width, height in size_of.tolist()]
+        labelled.sizes += [ImageSize(width, height) for width, height in size_of.tolist()]
     del labelled.encoded[len(target) :], labelled.sizes[len(target) :]
     return labelled
 

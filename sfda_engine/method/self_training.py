@@ -9,11 +9,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from sfda_engine.data.class_mix import class_mix
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.loaders import TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.distributed.collectives import gather, own_share
 from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.method.steps import SelfTraining
-from sfda_engine.models.segmenter import Size
 
 JITTER = 0.2
 CLASS_MIX_SHARE = 0.5
@@ -24,8 +24,8 @@ def self_training_batches(
     preprocess: nn.Module,
     frames: PseudoLabelled,
     *,
-    size: Size,
-    crop: Size | None,
+    size: ImageSize,
+    crop: ImageSize | None,
     zoom: float,
     batch_size: int,
     num_workers: int,

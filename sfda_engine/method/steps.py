@@ -161,7 +161,7 @@ def self_training_terms(networks: Networks, batch: SelfTraining, objective: Obje
 
 
 def target_patches(target: SegmenterOutput, objective: Objective, size: tuple[int, int]) -> Tensor:
-    """The patches that D sees: (B, G*G, K, ph, pw), of softmax probabilities or, as Eq. 15 prints, of logits.
+    """The patches of `size` (H, W) that D sees: (B, G*G, K, ph, pw), of probabilities or, as Eq. 15 prints, of logits.
 
     Differs from the paper: probabilities come at half the target's size where the head is no finer than that, since
     upsampling them further adds cost (D was two thirds of a step) and no information.

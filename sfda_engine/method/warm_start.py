@@ -7,11 +7,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.loaders import TargetFrames, draw_loader
 from sfda_engine.data.readers import Images
 from sfda_engine.models.norms import mix_statistics, reestimate_statistics
 from sfda_engine.models.preprocess import Preprocess
-from sfda_engine.models.segmenter import Size
 
 PASSES = 2
 
@@ -22,7 +22,7 @@ def estimate_on_target(
     preprocess: Preprocess,
     target: Images,
     *,
-    size: Size,
+    size: ImageSize,
     batch_size: int,
     seed: int,
     device: torch.device,

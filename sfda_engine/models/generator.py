@@ -13,7 +13,7 @@ MAX_START = 12
 
 
 def count_upsamplings(size: tuple[int, int]) -> int:
-    """Doublings from the start grid to `size`: at least 3, until the grid's short side is under 12 cells."""
+    """Doublings from the start grid to `size` (h, w): at least 3, until the grid's short side is under 12 cells."""
     count = MIN_UPSAMPLINGS
     while math.ceil(min(size) / 2**count) >= MAX_START:
         count += 1
@@ -21,7 +21,7 @@ def count_upsamplings(size: tuple[int, int]) -> int:
 
 
 def width_for(size: tuple[int, int]) -> int:
-    """Channels of the finest layers: half of the usual ones are enough for synthetic sides under 100 pixels."""
+    """Channels of the finest layers: half of the usual ones are enough for a `size` (h, w) under 100 pixels."""
     return 32 if min(size) < 100 else 64
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 
 ALIGNMENT = 32
@@ -18,7 +19,7 @@ ALIGNMENT = 32
 SMALLEST = 32
 """Pixels of a side: architectures that halve five times see nothing below."""
 
-Size = tuple[int, int]
+Size = ImageSize
 
 
 class SegmenterOutput(NamedTuple):
@@ -35,7 +36,7 @@ def alignment_of(model: nn.Module) -> int:
     return getattr(model, "alignment", 1)
 
 
-def scaled_size(size: Size, scale: float, alignment: int = 1) -> Size:
+def scaled_size(size: ImageSize, scale: float, alignment: int = 1) -> ImageSize:
     """`size` (width, height) times `scale`, rounded; no side falls below SMALLEST that was not there before.
 
     Sides stay multiples of what they and `alignment` are both multiples of, and differ by one such step at least.
@@ -47,8 +48,7 @@ def scaled_size(size: Size, scale: float, alignment: int = 1) -> Size:
         steps = max(steps, own + 1) if scale > 1 else min(steps, own - 1) if scale < 1 else own
         return max(min(side, SMALLEST), steps * step)
 
-    width, height = map(scaled, size)
-    return width, height
+    return ImageSize(*map(scaled, size))
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -57,13 +57,15 @@ def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def check_forward(model: nn.Module, size: tuple[int, int]) -> None:
+def check_forward(model: nn.Module, size: ImageSize) -> None:
     """Run a model (put in eval mode) on one empty frame of `size` (width, height), before anything is written.
 
     Raises UserError where it fails, as a user module may.
     """
     try:
-        model.eval()(torch.zeros(1, 3, size[1], size[0]))
+        model.eval()(torch.zeros(1, 3, *size.hw))
     except (RuntimeError, ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"the network fails on a frame of {size[0]}x{size[1]} ({first}); try another size") from error
+        raise UserError(
+            f"the network fails on a frame of {size.width}x{size.height} ({first}); try another size"
+        ) from error

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.files import whole_file
 from sfda_engine.models import ARCHITECTURES, build_segmenter
@@ -44,7 +45,7 @@ class WeightsInfo:
     """none | gamma, see `models.preprocess`."""
     feature_layer: str | None = None
     """The encoder's last layer; for a user module only."""
-    size: tuple[int, int] | None = None
+    size: ImageSize | None = None
     """(width, height) in pixels it was trained at; None if unknown."""
     source_sha256: str | None = None
     """Hash of the source weights it was adapted from."""
@@ -111,7 +112,7 @@ def parse_info(path: Path, text: str) -> WeightsInfo:
         tuples: dict[str, Any] = {
             "class_names": tuple(fields["class_names"]),
             "palette": tuple(tuple(color) for color in fields["palette"]),
-            "size": tuple(fields["size"]) if fields["size"] else None,
+            "size": ImageSize(*fields["size"]) if fields["size"] else None,
         }
         return checked(WeightsInfo(**(fields | tuples | {"normalization": norm})))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sfda_engine.config.schema import Config
 from sfda_engine.data.frame_sample import spread
+from sfda_engine.data.images import stated
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.judge.aside import set_aside
@@ -19,9 +20,9 @@ from sfda_engine.views.candidates import SHARES, candidates
 from sfda_engine.views.probabilities import Predictions, predict
 from sfda_engine.views.view import View
 
-CHOICE_FRAMES = 16
+CHOICE_FRAMES = 12
 """Frames that views are compared on; those that models are judged on are among them."""
-STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 32
+STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 24
 """Of the start, and of each of the views that it is chosen from."""
 
 
@@ -42,16 +43,10 @@ def choose_view(inputs: Inputs) -> Chosen:
     shown = [*split.judged, *(split.training[place] for place in more)]
     frames = [inputs.target.image(index) for index in dict.fromkeys(shown)]
     with phase_progress("looking at views", enabled=inputs.accelerator.is_main_process) as advance:
-        predictions = predict(
-            inputs.source,
-            info.normalization,
-            views,
-            frames,
-            frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES),
-            advance,
-        )
+        statistics = frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES)
+        predictions = predict(inputs.source, info.normalization, views, info.num_classes, frames, statistics, advance)
     choice = decided_by_main(
-        lambda: choose(predictions, info.exposure, config.target.size, lambda view: suits(view, config))
+        lambda: choose(predictions, info.exposure, stated(config.target.size), lambda view: suits(view, config))
     )
     return Chosen(choice, predictions.first(len(split.judged)))
 

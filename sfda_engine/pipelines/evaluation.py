@@ -11,6 +11,7 @@ from torch import nn
 from sfda_engine.config.loader import require_data
 from sfda_engine.config.schema import Config, EvaluateConfig
 from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.data.images import ImageSize, stated
 from sfda_engine.data.preflight import look_at
 from sfda_engine.errors import UserError
 from sfda_engine.evaluation.scores import Evaluation, as_json, check_subset
@@ -31,7 +32,7 @@ def evaluate(config: Config) -> Evaluation:
     accelerator = accelerator_for(config, None)
     model, info = load_segmenter(config.model)
     check_subset(config.evaluate.subset, info.class_names)
-    size = config.target.size or info.size
+    size = stated(config.target.size) or info.size
     if size is None:
         raise UserError(
             "target.size is null, and the weights do not say it: state it with --target.size [WIDTH, HEIGHT]"
@@ -51,7 +52,7 @@ def evaluate_model(
     model: nn.Module,
     info: WeightsInfo,
     config: EvaluateConfig,
-    size: tuple[int, int],
+    size: ImageSize,
     accelerator: Accelerator,
 ) -> Evaluation:
     """Score a segmenter on labelled frames resized to `size` (width, height). Raises UserError on bad labels."""

@@ -16,6 +16,7 @@ from sfda_engine.config.loader import require_data, resolve_weights
 from sfda_engine.config.presets import literal_warnings
 from sfda_engine.config.schema import Config, EvaluateConfig
 from sfda_engine.data.datasets import check_label_folder, open_target
+from sfda_engine.data.images import ImageSize, stated
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.accelerator import check_share, make_accelerator, precision
 from sfda_engine.distributed.collectives import decided_by_main
@@ -24,7 +25,7 @@ from sfda_engine.evaluation.sliding_window import Window, check_windows
 from sfda_engine.inspection.examination import Intake, examination_device, examine, exposure_of, heed
 from sfda_engine.models.backbone import backbone_file
 from sfda_engine.models.norms import require_batch_norm
-from sfda_engine.models.segmenter import ALIGNMENT, Size, check_forward
+from sfda_engine.models.segmenter import ALIGNMENT, check_forward
 from sfda_engine.models.weights import WeightsInfo, sha256_of
 from sfda_engine.pipelines.networks import load_segmenter
 from sfda_engine.pipelines.objective import synthetic_size
@@ -63,7 +64,7 @@ class Inputs:
     info: WeightsInfo
     """Of the source."""
     target: Images
-    sizes: tuple[Size, ...]
+    sizes: tuple[ImageSize, ...]
     """(width, height) at which the network can be shown the frames: the stated one and those around it, or all that
     are to choose from."""
     folder: Path | None
@@ -74,7 +75,7 @@ class Inputs:
         config = replace(
             self.config,
             model=replace(self.config.model, exposure=view.exposure),
-            target=replace(self.config.target, size=view.size),
+            target=replace(self.config.target, size=(view.size.width, view.size.height)),
             method=replace(self.config.method, bn_share=view.share),
         )
         return replace(self, config=config)
@@ -86,7 +87,7 @@ class Inputs:
         return replace(
             self.info,
             exposure=self.info.exposure if exposure == "auto" else exposure,
-            size=self.config.target.size,
+            size=stated(self.config.target.size),
             source_sha256=sha256_of(resolve_weights(self.config.model.weights)),
             method=f"sfda {self.config.method.preset}",
         )
@@ -96,7 +97,7 @@ def inputs_of(
     config: Config, accelerator: Accelerator, source: nn.Module, info: WeightsInfo, target: Images, folder: Path | None
 ) -> Inputs:
     """The inputs of a run on an opened network, in eval mode, and frames. UserError as `candidate_sizes` raises it."""
-    sizes = candidate_sizes(source, target.image(0).size, config.target.size, info.size)
+    sizes = candidate_sizes(source, ImageSize(*target.image(0).size), stated(config.target.size), info.size)
     return Inputs(config, accelerator, source, info, target, tuple(sizes), folder)
 
 
@@ -122,11 +123,11 @@ def open_inputs(config: Config) -> Opened:
     return Opened(source, info, target, intake)
 
 
-def first_size(config: Config, info: WeightsInfo, target: Images) -> Size:
+def first_size(config: Config, info: WeightsInfo, target: Images) -> ImageSize:
     """(width, height) to look at the frames at before a size is chosen: stated, the source's own, or the frames'."""
-    width, height = target.image(0).size
-    shrunk = min(1.0, (MOST_EXAMINED / (width * height)) ** 0.5)
-    return config.target.size or info.size or (rounded(width * shrunk, ALIGNMENT), rounded(height * shrunk, ALIGNMENT))
+    own = ImageSize(*target.image(0).size)
+    shrunk = min(1.0, (MOST_EXAMINED / (own.width * own.height)) ** 0.5)
+    return stated(config.target.size) or info.size or ImageSize(*(rounded(side * shrunk, ALIGNMENT) for side in own))
 
 
 def check_against(config: Config, source: nn.Module, info: WeightsInfo) -> None:
@@ -135,7 +136,7 @@ def check_against(config: Config, source: nn.Module, info: WeightsInfo) -> None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)
     if config.target.seen is not None:
-        for size in {config.target.seen, synthetic_size(config)}:
+        for size in {ImageSize(*config.target.seen), synthetic_size(config)}:
             check_forward(source, size)
     if config.evaluate is not None and (window := window_of(config.evaluate)):
         check_windows(source, window)

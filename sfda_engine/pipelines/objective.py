@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from sfda_engine.config.schema import Config, MethodConfig
+from sfda_engine.data.images import ImageSize, stated
 from sfda_engine.method.objective import Objective
 
 STEPS = {"recommended": 60, "paper": 600, "literal": 600}
@@ -43,8 +44,8 @@ def objective_of(method: MethodConfig) -> Objective:
     )
 
 
-def synthetic_size(config: Config) -> tuple[int, int]:
-    """[width, height] of the generator's images: half of what a training step sees, unless it is stated."""
+def synthetic_size(config: Config) -> ImageSize:
+    """Of the generator's images: half of what a training step sees, unless it is stated."""
     assert config.target.seen is not None  # chosen by now
     width, height = config.target.seen
-    return config.method.synthetic_size or (width // 2, height // 2)
+    return stated(config.method.synthetic_size) or ImageSize(width // 2, height // 2)

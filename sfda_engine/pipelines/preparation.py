@@ -55,11 +55,10 @@ def prepare(inputs: Inputs) -> Prepared:
     config = inputs.config
     if config.method.student_init == "fresh":
         student = fresh_segmenter(inputs.info, config.model)
-    width, height = synthetic_size(config)
     networks = Networks(
         source=source,
         student=student,
-        generator=Generator((height, width)),
+        generator=Generator(synthetic_size(config).hw),
         discriminator=PatchDiscriminator(inputs.info.num_classes, config.method.patch_grid**2),
     )
     return Prepared(inputs, training, networks, preprocess_for(inputs, start.view), start)
@@ -121,7 +120,7 @@ def tell(start: Start, console: Console) -> None:
     """The view that was chosen, in a line."""
     view, among = start.view, len(start.witnesses.views)
     console.print(
-        f"start: {view.size[0]}x{view.size[1]}, exposure {view.exposure}, {view.share:.0%} of the source's BN "
+        f"start: {view.size.width}x{view.size.height}, exposure {view.exposure}, {view.share:.0%} of the source's BN "
         f"statistics; of {among} views",
         highlight=False,
         soft_wrap=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.data.images import stated
 from sfda_engine.evaluation.scores import Evaluation
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.models.weights import load_state, read_weights
@@ -17,7 +18,7 @@ Scores = dict[str, Evaluation]
 
 def score(inputs: Inputs, shipped: Shipped) -> Scores:
     """Score source, full BN warm start, start, adapted and last on the frames of section `evaluate`."""
-    wanted, size = inputs.config.evaluate, inputs.config.target.size
+    wanted, size = inputs.config.evaluate, stated(inputs.config.target.size)
     if wanted is None:
         return {}
     assert inputs.folder is not None

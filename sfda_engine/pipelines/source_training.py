@@ -22,6 +22,7 @@ from sfda_engine.config.schema import Config, EvaluateConfig, SourceConfig
 from sfda_engine.data.classes import ClassSet, class_set, generic_classes
 from sfda_engine.data.datasets import check_label_folder, default_classes, open_evaluate, open_source
 from sfda_engine.data.folder import IGNORE
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.loaders import TrainingFrames, draw_loader
 from sfda_engine.data.preflight import look_at
 from sfda_engine.data.readers import LabelledImages
@@ -81,7 +82,7 @@ def train_source(config: Config) -> Path:
     set_seed(config.run.seed)
     model = fresh_segmenter(info, config.model)
     require_batch_norm(model, f"model.arch {info.arch}")
-    check_forward(model, source.size)
+    check_forward(model, ImageSize(*source.size))
     folder = run_folder_of(config)
     accelerator = accelerator_for(config, folder)
     begin(config, accelerator, folder, ("run", "model", "source"), origin_of(accelerator, images, None))
@@ -90,7 +91,7 @@ def train_source(config: Config) -> Path:
     if accelerator.is_main_process:
         save_weights(folder / "source.safetensors", model, info)
     try:
-        score(config, validation, source.size, model, info, accelerator, folder)
+        score(config, validation, ImageSize(*source.size), model, info, accelerator, folder)
     except UserError as error:
         raise scoring_failed(error, folder) from error
     end_trackers(accelerator)
@@ -119,7 +120,7 @@ def describe_source(config: Config, source: SourceConfig) -> WeightsInfo:
         normalization=Normalization() if stated is None else Normalization(**vars(stated)),
         exposure="none" if model.exposure == "auto" else model.exposure,
         feature_layer=model.feature_layer,
-        size=source.size,
+        size=ImageSize(*source.size),
         method="train_source",
     )
 
@@ -204,7 +205,7 @@ def source_loader(config: Config, images: LabelledImages, *, start: int, stop: i
     assert source is not None
     frames = TrainingFrames(
         images,
-        size=source.size,
+        size=ImageSize(*source.size),
         scale=(1.0, ZOOM if source.augment else 1.0),
         flip=True,
         jitter=JITTER if source.augment else 0.0,
@@ -235,7 +236,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def score(
     config: Config,
     validation: LabelledImages | None,
-    size: tuple[int, int],
+    size: ImageSize,
     model: nn.Module,
     info: WeightsInfo,
     accelerator: Accelerator,

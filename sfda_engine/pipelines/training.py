@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from sfda_engine.data.images import ImageSize, stated
 from sfda_engine.data.loaders import TargetFrames, draw_loader, mix_seeds
 from sfda_engine.distributed.collectives import gather, own_share
 from sfda_engine.judge.collapse import make_probe
@@ -23,7 +24,6 @@ from sfda_engine.method.steps import (
 )
 from sfda_engine.models.generator import LATENT_DIM
 from sfda_engine.models.norms import batch_norm_statistics
-from sfda_engine.models.segmenter import Size
 from sfda_engine.pipelines.objective import objective_of, total_steps, warmup_steps
 from sfda_engine.pipelines.preparation import Prepared, put_under
 from sfda_engine.training.guard import Guard
@@ -81,7 +81,7 @@ class Trainer:
         accelerator.register_for_checkpointing(self.snapshots)
 
     @property
-    def size(self) -> Size:
+    def size(self) -> ImageSize:
         """(width, height) of the frames as the student sees them."""
         return self.start.view.size
 
@@ -129,7 +129,7 @@ class Trainer:
         seed = mix_seeds(run.seed, 1 if phase == "generator_warmup" else 2)
         loader: DataLoader = self.accelerator.prepare(
             draw_loader(
-                TargetFrames(self.target, size=self.size, flip=True, seed=seed, crop=target.crop),
+                TargetFrames(self.target, size=self.size, flip=True, seed=seed, crop=stated(target.crop)),
                 len(self.target),
                 batch_size=target.batch_size,
                 seed=seed,
@@ -155,7 +155,7 @@ class Trainer:
             self.preprocess,
             self.start.pseudo_labelled,
             size=self.size,
-            crop=target.crop,
+            crop=stated(target.crop),
             zoom=ZOOM,
             batch_size=target.batch_size,
             num_workers=self.config.run.num_workers,

@@ -12,7 +12,7 @@ import sfda_kernels
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.frame_sample import spread
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import ImageSize, resize, to_float_tensor
 from sfda_engine.data.readers import Images
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
@@ -41,8 +41,8 @@ def save_panels(
 
     Patches are ranked within the strip's own frames, spread evenly over the data set.
     """
-    size = config.target.size
-    assert size is not None
+    assert config.target.size is not None
+    size = ImageSize(*config.target.size)
     labelled = (
         open_evaluate(config.evaluate, class_names=source_info.class_names, size=size) if config.evaluate else None
     )
@@ -50,22 +50,21 @@ def save_panels(
     chosen = spread(len(frames), FRAMES)
     device = next(adapted.parameters()).device
     images = torch.stack([to_float_tensor(resize(frames.image(i), size)) for i in chosen]).to(device)
-    height_width = (size[1], size[0])
     # a frame at a time: six of 2048x1024 at once would be the largest pass of the whole run
     logits = _logits(adapted, Preprocess(adapted_info.normalization, adapted_info.exposure), images)
     theirs = _logits(source, Preprocess(source_info.normalization, source_info.exposure), images)
     grid = config.method.patch_grid
-    rank = sfda_kernels.patch_entropy(logits, grid, height_width).rank  # of these frames, on this process alone
+    rank = sfda_kernels.patch_entropy(logits, grid, size.hw).rank  # of these frames, on this process alone
     easy = (rank < len(chosen) // 2).view(-1, grid, grid).cpu().numpy()
     pictures = as_uint8(images)
     for row, index in enumerate(chosen):
         label = labelled.label(index).resize(size, 0) if labelled is not None else None
-        ours = upsample(logits[row : row + 1], height_width)
+        ours = upsample(logits[row : row + 1], size.hw)
         save_frame(
             folder,
             frames.name(index),
             image=pictures[row],
-            source=_labels(upsample(theirs[row : row + 1], height_width)),
+            source=_labels(upsample(theirs[row : row + 1], size.hw)),
             adapted=_labels(ours),
             label=None if label is None else np.asarray(label),
             entropy=torch.special.entr(ours.softmax(1)).sum(1)[0].cpu().numpy(),

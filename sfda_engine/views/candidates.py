@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.preprocess import Exposure
-from sfda_engine.models.segmenter import SMALLEST, Size, alignment_of, scaled_size
+from sfda_engine.models.segmenter import SMALLEST, alignment_of, scaled_size
 from sfda_engine.views.view import View, by_pixels, pixels
 
 EXPOSURES: tuple[Exposure, ...] = ("none", "gamma")
@@ -33,14 +34,14 @@ FREE_ALIGNMENT = 32
 """Free sizes keep to multiples of this: no network that halves five times refuses them."""
 
 
-def stated_sizes(size: Size, frame: Size, alignment: int = 1) -> list[Size]:
+def stated_sizes(size: ImageSize, frame: ImageSize, alignment: int = 1) -> list[ImageSize]:
     """The stated (width, height) and those around it, the smallest first; none far above the frames' own size."""
-    widest = max(size[0], UPSCALING * frame[0])
+    widest = max(size.width, UPSCALING * frame.width)
     scaled = [scaled_size(size, scale, alignment) for scale in SCALES]
-    return by_pixels([size, *(other for other in scaled if other[0] <= widest)])
+    return by_pixels([size, *(other for other in scaled if other.width <= widest)])
 
 
-def free_sizes(frame: Size, training: Size | None = None, alignment: int = 1) -> list[Size]:
+def free_sizes(frame: ImageSize, training: ImageSize | None = None, alignment: int = 1) -> list[ImageSize]:
     """Sizes to choose from where none is stated, the smallest first: `frame` is the frames' own (width, height).
 
     Bounded by the frames' own size times UPSCALING and by what the network was trained at, `training`.
@@ -49,7 +50,7 @@ def free_sizes(frame: Size, training: Size | None = None, alignment: int = 1) ->
     largest = min(UPSCALING, math.sqrt(most / pixels(frame)))
     step = math.lcm(alignment, FREE_ALIGNMENT)
     factors = [largest * STEP**index for index in range(FREE_SIZES)]
-    return by_pixels([(rounded(frame[0] * factor, step), rounded(frame[1] * factor, step)) for factor in factors])
+    return by_pixels([ImageSize(*(rounded(side * factor, step) for side in frame)) for factor in factors])
 
 
 def rounded(side: float, step: int) -> int:
@@ -58,31 +59,31 @@ def rounded(side: float, step: int) -> int:
 
 
 @torch.no_grad()
-def runnable(model: nn.Module, sizes: Sequence[Size], stated: Size | None = None) -> list[Size]:
+def runnable(model: nn.Module, sizes: Sequence[ImageSize], stated: ImageSize | None = None) -> list[ImageSize]:
     """Those of `sizes` (width, height) that a segmenter in eval mode takes, tried on one black frame each.
 
     UserError where it refuses the stated size, or all of them.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    kept: list[Size] = []
+    kept: list[ImageSize] = []
     refusal: Exception | None = None
-    for width, height in sizes:
+    for size in sizes:
         try:
-            model(torch.zeros(1, 3, height, width, device=device))
+            model(torch.zeros(1, 3, *size.hw, device=device))
         except Exception as error:  # a user's network may raise anything
             refusal = error
-            if (width, height) == stated:
+            if size == stated:
                 break
         else:
-            kept.append((width, height))
+            kept.append(size)
     if refusal is not None and (not kept or (stated is not None and stated not in kept)):
-        what = f"{stated[0]}x{stated[1]}" if stated else "any of the sizes tried"
+        what = f"{stated.width}x{stated.height}" if stated else "any of the sizes tried"
         raise UserError(f"target.size: the network refuses {what} ({refusal}); state one that it takes") from refusal
     return kept
 
 
 def candidates(
-    model: nn.Module, sizes: Sequence[Size], exposure: Exposure = "none", shares: Sequence[float] = SHARES
+    model: nn.Module, sizes: Sequence[ImageSize], exposure: Exposure = "none", shares: Sequence[float] = SHARES
 ) -> list[View]:
     """Every view of a segmenter at `sizes`; `exposure` is the one that the source states.
 
@@ -93,7 +94,9 @@ def candidates(
     return [View(light, size, share) for light, size, share in itertools.product(exposures, sizes, shares)]
 
 
-def candidate_sizes(model: nn.Module, frame: Size, stated: Size | None, training: Size | None = None) -> list[Size]:
+def candidate_sizes(
+    model: nn.Module, frame: ImageSize, stated: ImageSize | None, training: ImageSize | None = None
+) -> list[ImageSize]:
     """The sizes that a segmenter takes around the stated one, or of all where `stated` is None; smallest first."""
     alignment = alignment_of(model)
     sizes = stated_sizes(stated, frame, alignment) if stated else free_sizes(frame, training, alignment)

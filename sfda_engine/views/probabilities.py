@@ -8,16 +8,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import ImageSize, resize, to_float_tensor
 from sfda_engine.models.preprocess import Normalization, Preprocess
-from sfda_engine.models.segmenter import Size, upsample
+from sfda_engine.models.segmenter import upsample
 from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
 from sfda_engine.views.view import View, pixels
 
@@ -28,7 +28,6 @@ PIXELS_AT_ONCE = 2**18
 MOST_AT_ONCE = 8
 LEAST_FOR_STATISTICS = 4
 """Frames that a BatchNorm layer normalizes together while its statistics are estimated, where they are large."""
-EPSILON = 1e-8
 
 Progress = Callable[[int, int], None]
 """Told how many of how many units of work are done."""
@@ -41,10 +40,6 @@ class Look(NamedTuple):
     """(B, h, w) uint8 arg-max."""
     confidence: Tensor
     """(B, h, w) uint8, the largest probability in steps of 1/255."""
-    entropy: Tensor
-    """(B,) float32, mean over the grid in nats."""
-    presence: Tensor
-    """(B, K) float32, mean probability of each class over the grid."""
 
 
 @dataclass(frozen=True)
@@ -52,47 +47,35 @@ class Predictions:
     """What the source says of some frames under each view."""
 
     views: tuple[View, ...]
+    classes: int
     labels: Tensor
     """(V, N, h, w) uint8."""
     confidence: Tensor
     """(V, N, h, w) uint8, in steps of 1/255."""
-    entropy: Tensor
-    """(V, N) float32, in nats."""
-    presence: Tensor
-    """(V, N, K) float32, mean probability of each class."""
 
     def first(self, count: int) -> Predictions:
         """Of the first `count` frames alone."""
-        return Predictions(self.views, **{name: value[:, :count] for name, value in self.tensors.items()})
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, as they are saved."""
-        return {name: value.contiguous() for name, value in vars(self).items() if name != "views"}
-
-    @property
-    def classes(self) -> int:
-        return self.presence.shape[-1]
+        return replace(self, labels=self.labels[:, :count], confidence=self.confidence[:, :count])
 
 
-def grid_of(size: Size) -> tuple[int, int]:
+def grid_of(size: ImageSize) -> tuple[int, int]:
     """(h, w) of about GRID_PIXELS points in the aspect of `size` (width, height)."""
     scale = math.sqrt(GRID_PIXELS / pixels(size))
-    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+    return max(1, round(size.height * scale)), max(1, round(size.width * scale))
 
 
-def at_once(size: Size) -> int:
+def at_once(size: ImageSize) -> int:
     """Frames of a batch at `size` (width, height), 1 to MOST_AT_ONCE."""
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // pixels(size)))
 
 
-def inputs(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size) -> Tensor:
+def inputs(frames: Sequence[Image.Image], preprocess: Preprocess, size: ImageSize) -> Tensor:
     """Normalized (B, 3, height, width) float32 of RGB frames of any size, on the device of `preprocess`."""
     images = torch.stack([to_float_tensor(resize(frame, size)) for frame in frames]).to(preprocess.mean.device)
     return preprocess(images).contiguous(memory_format=torch.channels_last)
 
 
-def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: Size) -> Iterator[Tensor]:
+def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: ImageSize) -> Iterator[Tensor]:
     """Inputs of all frames in batches that are each spread over them: each has statistics much like the whole's."""
     count = math.ceil(len(frames) / max(LEAST_FOR_STATISTICS, at_once(size)))
     return (inputs(frames[first::count], preprocess, size) for first in range(count))
@@ -100,34 +83,34 @@ def spread_batches(frames: Sequence[Image.Image], preprocess: Preprocess, size: 
 
 @torch.no_grad()
 def probabilities(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Softmax (B, K, h, w) float32 on the grid of images (B, 3, H, W), normalized."""
+    """Softmax (B, K, h, w) float32 on the grid (h, w) of images (B, 3, H, W), normalized."""
     return upsample(model(images).logits.float(), grid).softmax(1)
 
 
 def mirrored_mean(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean `probabilities` of images and of their mirror images: for labels; a choice is no better for it."""
+    """Mean `probabilities`, on the grid (h, w), of images and of their mirror images: for labels; a choice is no better
+    for it."""
     return (probabilities(model, images, grid) + probabilities(model, images.flip(-1), grid).flip(-1)) / 2
 
 
 def look(maps: Tensor) -> Look:
-    """Labels and summaries of probabilities (B, K, h, w), on the CPU."""
+    """Labels and confidence of probabilities (B, K, h, w), on the CPU."""
     confidence, labels = maps.max(1)
-    entropy = -(maps * (maps + EPSILON).log()).sum(1).mean((1, 2))
-    parts = labels.byte(), (255 * confidence).round().byte(), entropy, maps.mean((2, 3))
-    return Look(*(part.cpu() for part in parts))
+    return Look(labels.byte().cpu(), (255 * confidence).round().byte().cpu())
 
 
 def looks(
     model: nn.Module,
     source: nn.Module,
     preprocess: Preprocess,
-    size: Size,
+    size: ImageSize,
     statistics: Statistics,
     shares: Sequence[float],
     frames: Sequence[Image.Image],
     grid: tuple[int, int],
 ) -> dict[float, Look]:
-    """What the source says of all frames at one exposure and size, by share. `model` is a copy of it to write on."""
+    """What the source says of all frames at one exposure and size, by share, on the grid (h, w). `model` is a copy
+    of it to write on."""
     found: dict[float, list[Look]] = {share: [] for share in shares}
     count = at_once(size)
     for first in range(0, len(frames), count):
@@ -142,11 +125,12 @@ def predict(
     source: nn.Module,
     normalization: Normalization,
     views: Sequence[View],
+    classes: int,
     frames: Sequence[Image.Image],
     statistics_frames: Sequence[Image.Image],
     progress: Progress = lambda done, total: None,
 ) -> Predictions:
-    """Run a segmenter in eval mode, which stays as it is, on RGB `frames` under every view.
+    """Run a segmenter of K `classes` in eval mode, which stays as it is, on RGB `frames` under every view.
 
     The target's statistics are those of `statistics_frames`, estimated once per exposure and size. Progress counts
     the pixels of the exposures and sizes that are done.
@@ -167,4 +151,4 @@ def predict(
         found |= {View(exposure, size, share): seen for share, seen in by_share.items()}
         done += pixels(size)
         progress(done, total)
-    return Predictions(tuple(views), *map(torch.stack, zip(*(found[view] for view in views), strict=True)))
+    return Predictions(tuple(views), classes, *map(torch.stack, zip(*(found[view] for view in views), strict=True)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.models.preprocess import Exposure
-from sfda_engine.models.segmenter import Size
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class View:
 
     exposure: Exposure
     """What is done to the light of each frame before the network's own normalization."""
-    size: Size
+    size: ImageSize
     """(width, height) in pixels at which the network sees a frame."""
     share: float
     """Of the source's BatchNorm statistics, 0..1; the rest are the target's at this exposure and size."""
@@ -32,11 +32,11 @@ def departure(view: View, exposure: Exposure) -> float:
     return 1.0 - view.share + float(view.exposure != exposure)
 
 
-def pixels(size: Size) -> int:
+def pixels(size: ImageSize) -> int:
     """Width times height."""
-    return size[0] * size[1]
+    return size.width * size.height
 
 
-def by_pixels(sizes: Sequence[Size]) -> list[Size]:
+def by_pixels(sizes: Sequence[ImageSize]) -> list[ImageSize]:
     """Sizes without repeats, the smallest first."""
     return sorted(set(sizes), key=lambda size: (pixels(size), size))

@@ -22,6 +22,7 @@ from torch import Tensor
 from sfda_engine.config.loader import load_config
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_target
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.method import steps
 from sfda_engine.pipelines import reporting
@@ -32,7 +33,7 @@ from sfda_engine.pipelines.training import Trainer
 from sfda_engine.train_source import train_source
 
 ROOT = Path(__file__).parents[2]
-SIZE = (32, 32)
+SIZE = ImageSize(32, 32)
 
 TOY = """
 from torch import nn

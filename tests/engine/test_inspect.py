@@ -15,6 +15,7 @@ from rich.console import Console
 from sfda_engine.cli import main as sfda
 from sfda_engine.config.schema import ModelConfig
 from sfda_engine.data.datasets import SceneImages
+from sfda_engine.data.images import ImageSize
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.inspect import config_options, main
 from sfda_engine.inspection.examination import examine
@@ -70,7 +71,7 @@ def test_tables_tell_what_was_measured_and_nothing_is_written(
 def test_warnings_without_a_refusal_are_counted_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     model, info = load_segmenter(ModelConfig(weights="package:demo_source"))
     images = SceneImages("night", purpose="target", size=(128, 96), frames=2)
-    intake = examine(model.eval(), info, images, size=(128, 96), exposure="none")
+    intake = examine(model.eval(), info, images, size=ImageSize(128, 96), exposure="none")
     endings: dict[tuple[Severity, ...], str] = {
         (): "source model and frames fit",
         ("warn", "note"): "usable, with 1 warning",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.norms import batch_norm_layers
@@ -94,7 +95,7 @@ def stored(model: nn.Module, adapting: Statistics) -> tuple[Tensor, Tensor]:
 def test_updates_as_torch_does(arch: str, momentum: float | None, update: Callable[[int], float]) -> None:
     images = list(frames(3 if arch == "streetnet" else 2))
     model = segmenter_of(arch)
-    adaptive, statistics = make_adaptive(model, (64, 64))
+    adaptive, statistics = make_adaptive(model, ImageSize(64, 64))
     expected, logits = torch_adaptation(model, statistics, momentum, images)
     output, mean, var = run(AdaptiveGraph(Logits(adaptive), statistics), images, 1.0, update)
     expected_mean, expected_var = stored(expected, statistics)
@@ -107,7 +108,7 @@ def test_updates_as_torch_does(arch: str, momentum: float | None, update: Callab
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_weights_of_zero_leave_network_and_state_as_they_are(arch: str) -> None:
     model = segmenter_of(arch)
-    adaptive, statistics = make_adaptive(model, (64, 64))
+    adaptive, statistics = make_adaptive(model, ImageSize(64, 64))
     images = list(frames(1))
     output, mean, var = run(AdaptiveGraph(Logits(adaptive), statistics), images, 0.0, lambda k: 0.0)
     assert torch.equal(mean, statistics.start_mean)
@@ -119,7 +120,7 @@ def test_weights_of_zero_leave_network_and_state_as_they_are(arch: str) -> None:
 def test_alpha_between_the_two_normalizes_with_a_mixture() -> None:
     model = segmenter_of("streetnet")
     first = next(iter(batch_norm_layers(model).items()))
-    adaptive, statistics = make_adaptive(model, (64, 64))
+    adaptive, statistics = make_adaptive(model, ImageSize(64, 64))
     seen: list[Tensor] = []
     adaptive.get_submodule(first[0]).register_forward_hook(
         lambda module, inputs, output: seen.extend((*inputs, output))
@@ -135,7 +136,7 @@ def test_alpha_between_the_two_normalizes_with_a_mixture() -> None:
 def test_the_network_that_training_uses_is_untouched() -> None:
     model = segmenter_of("streetnet").train()
     before, kinds = copy.deepcopy(model.state_dict()), [type(module) for module in model.modules()]
-    adaptive, statistics = make_adaptive(model, (64, 64))
+    adaptive, statistics = make_adaptive(model, ImageSize(64, 64))
     run(AdaptiveGraph(Logits(adaptive), statistics), list(frames(2)), 1.0, lambda k: 1.0)
     assert [type(module) for module in model.modules()] == kinds
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -146,17 +147,17 @@ def test_the_network_that_training_uses_is_untouched() -> None:
 def test_layers_that_see_few_values_keep_their_statistics() -> None:
     model = segmenter_of("deeplabv3_resnet50")
     pooled = "classifier.0.convs.4.2"  # of ASPP's image pooling
-    assert values_per_channel(model, (96, 64))[pooled] == 1
-    adaptive, statistics = make_adaptive(model, (96, 64))
+    assert values_per_channel(model, ImageSize(96, 64))[pooled] == 1
+    adaptive, statistics = make_adaptive(model, ImageSize(96, 64))
     assert {entry.name for entry in statistics.slices} == set(batch_norm_layers(model)) - {pooled}
     assert isinstance(adaptive.get_submodule(pooled), nn.BatchNorm2d)
-    small = make_adaptive(built("lraspp_mobilenet_v3_large"), (96, 64))[1]  # 24 values at stride 16
-    assert 0 < len(small.slices) < len(make_adaptive(built("lraspp_mobilenet_v3_large"), (192, 128))[1].slices)
+    small = make_adaptive(built("lraspp_mobilenet_v3_large"), ImageSize(96, 64))[1]  # 24 values at stride 16
+    assert 0 < len(small.slices) < len(make_adaptive(built("lraspp_mobilenet_v3_large"), ImageSize(192, 128))[1].slices)
 
 
 def test_a_size_at_which_nothing_could_adapt_is_refused() -> None:
     with pytest.raises(UserError, match="8x8"):
-        make_adaptive(segmenter_of("streetnet"), (8, 8))
+        make_adaptive(segmenter_of("streetnet"), ImageSize(8, 8))
 
 
 class Shared(nn.Module):
@@ -174,7 +175,7 @@ class Shared(nn.Module):
 def test_a_layer_that_runs_twice_updates_twice_as_in_torch() -> None:
     torch.manual_seed(0)
     model = Shared().double().eval()
-    adaptive, statistics = make_adaptive(model, (16, 16))
+    adaptive, statistics = make_adaptive(model, ImageSize(16, 16))
     assert [entry.name for entry in statistics.slices] == ["shared", "plain"]
     images = list(frames(2, (16, 16)))
     output, mean, var = run(AdaptiveGraph(adaptive, statistics), images, 1.0, lambda k: 0.1)
@@ -188,7 +189,7 @@ def test_a_layer_that_runs_twice_updates_twice_as_in_torch() -> None:
 
 def test_arrays_are_the_state_of_the_exported_model() -> None:
     model = segmenter_of("streetnet").float()
-    statistics = make_adaptive(model, (64, 64))[1]
+    statistics = make_adaptive(model, ImageSize(64, 64))[1]
     arrays = statistics.arrays()
     layers = batch_norm_layers(model)
     assert arrays["layers"].tolist() == list(layers)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.evaluation.scores import scores_of
 from sfda_engine.exit_codes import exit_code
@@ -26,7 +27,7 @@ from sfda_export.run import Exportable, open_run
 from sfda_runtime import AdaptiveSegmenter, Segmenter, Status
 from sfda_runtime.manifest import read_manifest
 
-SIZE = (96, 64)
+SIZE = ImageSize(96, 64)
 SOURCE = "package:demo_source"
 COMMAND = [SOURCE, "--frames", "scenes:night", "--size", "96x64", "--self-adapting", "--output"]
 pytestmark = pytest.mark.slow  # one bundle, about 25 s

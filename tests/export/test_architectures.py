@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from sfda_engine.data.classes import generic_classes
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.norms import reestimate_statistics
@@ -25,7 +26,7 @@ from sfda_export.reference import engine_logits
 from sfda_export.run import Exportable, describe
 from sfda_export.unpool import size_multiple
 
-SIZE = (96, 64)
+SIZE = ImageSize(96, 64)
 
 
 def frames(count: int) -> list[Image.Image]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sfda_engine.config.schema import EvaluateConfig, TargetConfig
 from sfda_engine.data.classes import class_set
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_export.frames import gate_batches, hash_of, labelled, read_frames, second_size, target_of
 
@@ -28,31 +29,31 @@ def numbers(frames: list[Image.Image]) -> list[int]:
 
 
 def test_frames_are_spread_over_the_folder_and_resized(folder: Path) -> None:
-    frames = read_frames(TargetConfig(root=str(folder)), (32, 40))
+    frames = read_frames(TargetConfig(root=str(folder)), ImageSize(32, 40))
     assert numbers(frames) == [0, 4, 8, 12, 17, 21, 25, 29]
     assert {frame.size for frame in frames} == {(32, 40)}
 
 
 def test_a_split_and_too_few_frames(folder: Path) -> None:
-    frames = read_frames(TargetConfig(root=str(folder.parent), split=folder.name), (32, 40), count=64)
+    frames = read_frames(TargetConfig(root=str(folder.parent), split=folder.name), ImageSize(32, 40), count=64)
     assert numbers(frames) == list(range(30))
 
 
 def test_corrupt_frames_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "images" / "04.png").write_bytes(b"no image")
-    assert numbers(read_frames(TargetConfig(root=str(folder)), (32, 40))) == [0, 8, 12, 17, 21, 25, 29]
+    assert numbers(read_frames(TargetConfig(root=str(folder)), ImageSize(32, 40))) == [0, 8, 12, 17, 21, 25, 29]
     assert "04.png" in caplog.text
 
 
 def test_no_readable_frame(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="of 1 "):
-        read_frames(TargetConfig(root=str(tmp_path)), (32, 32))
+        read_frames(TargetConfig(root=str(tmp_path)), ImageSize(32, 32))
 
 
 def test_scenes_need_no_folder() -> None:
     target = target_of("scenes:fog", None)
-    frames = read_frames(target, (48, 32), count=2)
+    frames = read_frames(target, ImageSize(48, 32), count=2)
     assert [frame.size for frame in frames] == [(48, 32), (48, 32)]
     assert target_of("x", target).root == "x"
     assert target_of(None, target) is target
@@ -62,7 +63,7 @@ def test_scenes_need_no_folder() -> None:
 
 def test_batches_have_both_sizes_both_numbers_and_extremes_of_light() -> None:
     frames = [Image.new("RGB", (64, 48), (100, 150, 200)) for _ in range(3)]
-    batches = gate_batches(frames, (47, 35))
+    batches = gate_batches(frames, ImageSize(47, 35))
     assert [batch.shape for batch in batches] == [(2, 48, 64, 3), (2, 35, 47, 3), *[(1, 48, 64, 3)] * 5]
     assert batches[-2][0, 0, 0].tolist() == [5, 7, 10]
     assert batches[-1][0, 0, 0].tolist() == [255, 255, 255]
@@ -74,7 +75,7 @@ def test_batches_have_both_sizes_both_numbers_and_extremes_of_light() -> None:
     [((128, 96), 1, (95, 71)), ((512, 256), 32, (352, 160)), ((32, 32), 1, (64, 64)), ((32, 64), 32, (32, 32))],
 )
 def test_the_second_size(size: tuple[int, int], multiple: int, expected: tuple[int, int]) -> None:
-    assert second_size(size, multiple, 32) == expected
+    assert second_size(ImageSize(*size), multiple, 32) == expected
 
 
 def test_the_hash_sees_pixels_and_shapes() -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from sfda_engine.data.classes import CLASS_SETS
 from sfda_engine.data.datasets import SceneLabelled
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.segnet import SegNet
@@ -41,7 +42,7 @@ from sfda_export.shipped import check_read_out, miou_difference, softmax_levels
 from tests.export.faults import FAULTS, align_corners, with_fault
 from tests.export.user_net import small_network
 
-SIZE = (128, 96)
+SIZE = ImageSize(128, 96)
 GOOD = Figures(
     noise_p50=1.0,
     noise_p90=1.0,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
 from sfda_engine.config.loader import resolve_weights
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.errors import UserError
 from sfda_engine.models.weights import build_from_weights
@@ -26,7 +27,7 @@ from sfda_export.reduce import TOLERANCES
 from sfda_export.reference import engine_logits
 from sfda_runtime.card import Card
 
-SIZE = (128, 96)
+SIZE = ImageSize(128, 96)
 Frame = NDArray[np.uint8]
 
 NETWORK = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models.segnet import SegNet
 from sfda_engine.models.weights import sha256_of
@@ -23,7 +24,7 @@ def run(run_folder: Path, tmp_path: Path) -> Path:
 
 def test_a_run_and_its_card(run: Path) -> None:
     exportable = open_run(str(run))
-    card = describe(exportable, (128, 96), fixed=False)
+    card = describe(exportable, ImageSize(128, 96), fixed=False)
     assert (card.arch, card.exposure, card.method, card.size) == ("streetnet", "gamma", "sfda paper", (128, 96))
     assert (card.verdict, card.verdict_basis) == ("adapted", "not judged")
     assert card.weights_sha256 == sha256_of(run / "adapted.safetensors")
@@ -43,7 +44,7 @@ def test_what_the_run_ships_is_exported_whatever_lies_beside_it(run: Path, verdi
 
 def test_a_lone_file_knows_no_run(tmp_path: Path) -> None:
     exportable = open_run(str(save_small(tmp_path / "net.safetensors")))
-    card = describe(exportable, (48, 32), fixed=True)
+    card = describe(exportable, ImageSize(48, 32), fixed=True)
     assert (card.fixed, card.config_sha256, card.verdict, card.source_sha256) == (True, None, None, None)
     assert exportable.config is None
 
@@ -89,10 +90,10 @@ def test_a_source_run_is_told_to_name_its_weights(run: Path) -> None:
 
 
 def test_sizes(tmp_path: Path) -> None:
-    assert check_size((100, 60), small_network()) == (100, 60)
+    assert check_size(ImageSize(100, 60), small_network()) == ImageSize(100, 60)
     with pytest.raises(UserError, match="--size WxH"):
         check_size(None, small_network())
     with pytest.raises(UserError, match="at least 32"):
-        check_size((64, 31), small_network())
+        check_size(ImageSize(64, 31), small_network())
     with pytest.raises(UserError, match=r"32.*--size 160x128"):
-        check_size((160, 120), SegNet(2))
+        check_size(ImageSize(160, 120), SegNet(2))

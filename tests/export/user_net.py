@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from sfda_engine.data.classes import generic_classes
+from sfda_engine.data.images import ImageSize
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_runtime.card import Card
 
 CLASSES = generic_classes(4)
-SIZE = (48, 32)
+SIZE = ImageSize(48, 32)
 
 
 class Net(nn.Module):

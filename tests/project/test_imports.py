@@ -18,6 +18,7 @@ from benchmarks.common.methods import PEERS
 from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
 from benchmarks.common.methods.source_driven.source import LabelledSource
 from benchmarks.common.methods.target import Target
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.readers import Images
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import WeightsInfo
@@ -243,7 +244,7 @@ def test_methods_without_source_data_are_so_by_type() -> None:
         "preprocess": Preprocess,
         "info": WeightsInfo,
         "weights": str,  # the source network's file, not its data
-        "size": tuple[int, int],
+        "size": ImageSize,
         "batch_size": int,
         "steps": int,
         "seed": int,

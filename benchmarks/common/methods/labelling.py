@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.common.methods.target import Target
-from sfda_engine.data.images import resize, to_float_tensor
+from sfda_engine.data.images import ImageSize, resize, to_float_tensor
 from sfda_engine.method.pseudo_labels import PseudoLabelled
 from sfda_engine.models.norms import batch_norm_statistics
 from sfda_engine.models.segmenter import SegmenterOutput, upsample
@@ -64,5 +64,5 @@ def label_frames(network: nn.Module, target: Target, rule: Callable[[Tensor], Te
 def as_labelled(target: Target, batches: Iterator[Tensor]) -> PseudoLabelled:
     """The frames with labels (B, h, w) int64 of any size, given in the frames' order."""
     labels = [Image.fromarray(label.cpu().numpy().astype(np.uint8)) for batch in batches for label in batch]
-    sizes = [target.images.image(index).size for index in range(len(target.images))]
+    sizes = [ImageSize(*target.images.image(index).size) for index in range(len(target.images))]
     return PseudoLabelled(target.images, labels, sizes)

@@ -15,6 +15,7 @@ from benchmarks.common.methods.target import Method, Target
 from sfda_engine.config.loader import resolve_weights
 from sfda_engine.config.schema import Config
 from sfda_engine.data.datasets import open_evaluate, open_source, open_target
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.models.norms import require_batch_norm
@@ -53,7 +54,7 @@ def open_domain(config: Config, *, steps: int, seed: int) -> tuple[nn.Module, We
         preprocess=Preprocess(info.normalization, adapted_info.exposure).to(accelerator.device),
         info=adapted_info,
         weights=str(resolve_weights(config.model.weights)),
-        size=config.target.size,
+        size=ImageSize(*config.target.size),
         batch_size=config.target.batch_size,
         steps=steps,
         seed=seed,

@@ -19,6 +19,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 from torch.utils.data import DataLoader, Dataset
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.loaders import TargetFrames, TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.optimizer_step import make_update
@@ -45,7 +46,7 @@ class Target:
     """Of the network: classes, normalization, exposure."""
     weights: str
     """The source network's file, for the engine's own description of what it adapts."""
-    size: tuple[int, int]
+    size: ImageSize
     """[width, height] in pixels that the network sees."""
     batch_size: int
     steps: int

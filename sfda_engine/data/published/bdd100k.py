@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.published.label_formats import TRAIN_IDS
 from sfda_engine.data.published.layout import LabelRule, Layout
 
@@ -30,5 +31,5 @@ LAYOUT = Layout(
         LabelRule("images/10k", "labels/sem_seg/masks", (".jpg",), ".png", TRAIN_IDS),
         LabelRule("seg/images", "seg/labels", (".jpg",), "_train_id.png", TRAIN_IDS),
     ),
-    size=(1280, 720),
+    size=ImageSize(1280, 720),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.published.label_formats import CITYSCAPES_IDS, TRAIN_IDS
 from sfda_engine.data.published.layout import LabelRule, Layout
 
@@ -28,5 +29,5 @@ LAYOUT = Layout(
         # written by cityscapesScripts/preparation/createTrainIdLabelImgs.py
         LabelRule("leftImg8bit", "gtFine", ("_leftImg8bit.png",), "_gtFine_labelTrainIds.png", TRAIN_IDS),
     ),
-    size=(2048, 1024),
+    size=ImageSize(2048, 1024),
 )

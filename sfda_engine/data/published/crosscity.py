@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.published.label_formats import id_format
 from sfda_engine.data.published.layout import LabelRule, Layout
 
@@ -38,5 +39,5 @@ LAYOUT = Layout(
     find=find,
     find_labelled=find_labelled,
     rules=tuple(LabelRule(f"{city}/Images", f"{city}/Labels", ENDS, "_eval.png", FORMAT) for city in CITIES),
-    size=(2048, 1024),
+    size=ImageSize(2048, 1024),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.published.label_formats import CITYSCAPES_IDS, TRAIN_IDS
 from sfda_engine.data.published.layout import LabelRule, Layout
 
@@ -28,5 +29,5 @@ LAYOUT = Layout(
         LabelRule("rgb_anon", "gt", ("_rgb_anon.png",), "_gt_labelTrainIds.png", TRAIN_IDS),
         LabelRule("rgb_anon", "gt", ("_rgb_anon.png",), "_gt_labelIds.png", CITYSCAPES_IDS),
     ),
-    size=(1920, 1080),
+    size=ImageSize(1920, 1080),
 )

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.published.label_formats import LabelFormat, read_map
 from sfda_engine.errors import UserError
 
@@ -70,7 +71,7 @@ class Layout:
     """Stems of frames whose label does not fit them: left out wherever labels are needed."""
     unpaired: frozenset[str] = frozenset()
     """Stems of frames whose label some downloads lack: left out where it is missing."""
-    size: tuple[int, int] | None = None
+    size: ImageSize | None = None
     """(width, height) of every frame and label; None where they vary."""
 
 

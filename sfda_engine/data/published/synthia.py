@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.published.label_formats import instance_format
 from sfda_engine.data.published.layout import LabelRule, Layout
 
@@ -31,5 +32,5 @@ LAYOUT = Layout(
     rules=(
         LabelRule("RGB", "GT/LABELS", (".png",), ".png", instance_format("synthia", "SYNTHIA ids (0..22), 16 bits")),
     ),
-    size=(1280, 760),
+    size=ImageSize(1280, 760),
 )

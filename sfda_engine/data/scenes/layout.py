@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from random import Random
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.style import RGB, SKIN, TROUSERS, Style
 from sfda_engine.data.scenes.world import (
     FAR,
@@ -25,7 +26,7 @@ from sfda_engine.data.scenes.world import (
 Item = Facade | Thing | SideStreet
 
 
-def place_camera(dice: Random, style: Style, size: tuple[int, int], road: float) -> Camera:
+def place_camera(dice: Random, style: Style, size: ImageSize, road: float) -> Camera:
     """A camera in the right lane, with jitter; `size` is the canvas (width, height)."""
     width, height = size
     focal = 0.5 * width / math.tan(math.radians(dice.uniform(*style.fov)) / 2)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes import weather
 from sfda_engine.data.scenes.canvas import Canvas
 from sfda_engine.data.scenes.layout import lay_out, place_camera
@@ -31,6 +32,9 @@ _WEATHER = {
 }
 
 
+SIZE = ImageSize(128, 96)
+
+
 class Scene(NamedTuple):
     """image (H, W, 3) uint8 RGB; label (H, W) uint8 train ids of the class set "scenes", 255 = ignore."""
 
@@ -38,7 +42,7 @@ class Scene(NamedTuple):
     label: NDArray[np.uint8]
 
 
-def render_scene(domain: str, seed: int, size: tuple[int, int] = (128, 96)) -> Scene:
+def render_scene(domain: str, seed: int, size: ImageSize = SIZE) -> Scene:
     """Frame `seed` of a domain at `size` (width, height), both at least 32.
 
     The same arguments give the same bytes (same versions of numpy and Pillow). UserError: unknown domain,
@@ -50,20 +54,20 @@ def render_scene(domain: str, seed: int, size: tuple[int, int] = (128, 96)) -> S
     style = STYLES[domain]
     width, height = size
     world = lay_out(dice, style)
-    camera = place_camera(dice, style, (SUPERSAMPLE * width, SUPERSAMPLE * height), world.road)
+    camera = place_camera(dice, style, ImageSize(SUPERSAMPLE * width, SUPERSAMPLE * height), world.road)
     canvas = paint(world, camera, style)
     frame = _reduce(texture(canvas, world, style, rng), canvas)
     _WEATHER[domain](frame, rng)
     return Scene(weather.to_bytes(frame.color), frame.label)
 
 
-def _check(domain: str, seed: int, size: tuple[int, int]) -> None:
+def _check(domain: str, seed: int, size: ImageSize) -> None:
     if domain not in DOMAINS:
         close = get_close_matches(domain, DOMAINS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UserError(f"no scene domain is called {domain!r}: choose one of {', '.join(DOMAINS)}{hint}")
     if min(size) < MIN_SIZE:
-        raise UserError(f"scene size is {size[0]}x{size[1]}: give a width and a height of at least {MIN_SIZE}")
+        raise UserError(f"scene size is {size.width}x{size.height}: give a width and a height of at least {MIN_SIZE}")
     if seed < 0:
         raise UserError(f"scene seed is {seed}: give a seed of 0 or more")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sfda_engine.data.datasets import SceneImages
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.loaders import TargetFrames, TargetItem
 from sfda_engine.data.readers import Images, LabelledImages
 
@@ -69,5 +70,5 @@ def test_target_frames_read_no_label_even_where_there_is_one(night_frames: Path)
         def label(self, index: int) -> None:
             raise AssertionError("a label was read")
 
-    frames = TargetFrames(Watched(list_images(night_frames)), size=(32, 32), flip=True, seed=0)
+    frames = TargetFrames(Watched(list_images(night_frames)), size=ImageSize(32, 32), flip=True, seed=0)
     assert set(frames[(0, 0)]) == {"image", "name"}

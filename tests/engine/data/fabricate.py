@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.render import Scene, render_scene
 
-SIZE = (48, 32)
+SIZE = ImageSize(48, 32)
 Array = NDArray[np.uint8]
 
 # Raw value of the nine scene classes (road sidewalk building pole sign vegetation sky person car) and of the rest.

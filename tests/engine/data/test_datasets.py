@@ -13,11 +13,12 @@ from sfda_engine.data.classes import class_set
 from sfda_engine.data.datasets import check_label_folder, open_evaluate, open_source, open_target
 from sfda_engine.data.folder import FolderLabelled
 from sfda_engine.data.frame_files import FrameFiles
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.readers import Images, LabelledImages
 from sfda_engine.data.scenes.render import render_scene
 from sfda_engine.errors import UserError
 
-SIZE = (48, 32)
+SIZE = ImageSize(48, 32)
 NAMES = class_set("scenes").names
 TARGET = TargetConfig(dataset="scenes", split="fog", size=SIZE, frames=4)
 EVALUATE = EvaluateConfig(dataset="scenes", split="fog", frames=4)

@@ -13,8 +13,9 @@ from sfda_engine.data.datasets import SceneImages
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.frame_sample import SampledFrames, groups, read_sample
+from sfda_engine.data.images import ImageSize
 
-SIZE = (12, 8)
+SIZE = ImageSize(12, 8)
 
 
 @pytest.fixture

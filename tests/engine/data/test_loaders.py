@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.loaders import Draws, EvaluationFrames, TargetFrames, TrainingFrames, draw_loader, mix_seeds
 from sfda_engine.errors import UserError
 
-SIZE = (48, 32)
+SIZE = ImageSize(48, 32)
 
 
 class Ramps:

@@ -21,6 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from sfda_engine import evaluate
 from sfda_engine.config.schema import Config
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import main
 from sfda_engine.evaluation.scores import Evaluation, as_json, print_scores, scores_of, scoring_failed
@@ -33,7 +34,7 @@ from sfda_engine.pipelines.inputs import accelerator_for
 CLASSES = 4
 NAMES = ("road", "car", "sky", "pole")
 IGNORE = 255
-SIZE = (16, 12)  # width, height that the model sees
+SIZE = ImageSize(16, 12)  # width, height that the model sees
 INFO = WeightsInfo(arch="none", num_classes=CLASSES, class_names=NAMES, normalization=Normalization((0,) * 3, (1,) * 3))
 
 

@@ -21,6 +21,7 @@ from sfda_engine.data.datasets import SceneImages
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
 from sfda_engine.data.frame_sample import read_sample
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.inspection.convention import reordered
 from sfda_engine.inspection.examination import Intake, examine, exposure_of, heed
@@ -30,7 +31,7 @@ from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.weights import WeightsInfo, read_weights, save_weights
 from sfda_engine.pipelines.networks import load_segmenter
 
-SIZE = (128, 96)
+SIZE = ImageSize(128, 96)
 IMAGENET = Normalization()
 NONE = Normalization((0.0,) * 3, (1.0,) * 3)
 
@@ -131,7 +132,7 @@ def test_every_architecture_is_examined(arch: str, night_frames: Path) -> None:
     info = WeightsInfo(arch=arch, num_classes=9)
 
     def run(declared: Normalization) -> Intake:
-        return examine(model, replace(info, normalization=declared), images, size=(64, 64), exposure="none")
+        return examine(model, replace(info, normalization=declared), images, size=ImageSize(64, 64), exposure="none")
 
     (what,) = refusals(run(IMAGENET))
     assert f"all of {len(batch_norm_layers(model))} BatchNorm layers hold mean 0 and variance 1" in what
@@ -147,10 +148,10 @@ def test_every_architecture_is_examined(arch: str, night_frames: Path) -> None:
 def test_user_module_is_examined(source_weights: Path, night_frames: Path) -> None:
     model, info = load_segmenter(ModelConfig(weights=str(source_weights)))
     images = FrameFiles(list_images(night_frames))
-    intake = examine(model.eval(), info, images, size=(32, 32), exposure="gamma")
+    intake = examine(model.eval(), info, images, size=ImageSize(32, 32), exposure="gamma")
     assert (refusals(intake), intake.batch_norm_layers) == ([], 2)
     wrong = replace(info, normalization=replace(IMAGENET, value_range=255.0))
-    intake = examine(model, wrong, images, size=(32, 32), exposure="gamma")
+    intake = examine(model, wrong, images, size=ImageSize(32, 32), exposure="gamma")
     assert "a division by 255 is missing" in refusals(intake)[-1]
 
 
@@ -158,7 +159,7 @@ def test_weights_with_nan_are_refused_by_name(toy_module: Path, night_frames: Pa
     model = build_segmenter("sfda_toy:segmenter", 9, "encoder").eval()
     model.get_parameter("network.head.bias").data[3] = torch.nan
     info = WeightsInfo(arch="sfda_toy:segmenter", num_classes=9, feature_layer="encoder")
-    intake = examine(model, info, FrameFiles(list_images(night_frames)), size=(32, 32), exposure="none")
+    intake = examine(model, info, FrameFiles(list_images(night_frames)), size=ImageSize(32, 32), exposure="none")
     assert any("NaN or infinity" in what for what in refusals(intake))
     assert "network.head.bias" in heed(intake, refuse=False)[0]
 
@@ -184,7 +185,7 @@ def test_undecodable_frames_alone_are_refused(shipped: tuple[nn.Module, WeightsI
 def test_sizes_that_distort_enlarge_and_differ(shipped: tuple[nn.Module, WeightsInfo], tmp_path: Path) -> None:
     model, info = shipped
     images = colored(tmp_path, (256, 128), (256, 128), (64, 48))
-    intake = examine(model, replace(info, size=(512, 384)), images, size=SIZE, exposure="none")
+    intake = examine(model, replace(info, size=ImageSize(512, 384)), images, size=SIZE, exposure="none")
     found = [str(finding) for finding in intake.findings if "size" in finding.what]
     assert len(found) == 4
     for names in (
@@ -197,7 +198,7 @@ def test_sizes_that_distort_enlarge_and_differ(shipped: tuple[nn.Module, Weights
 
 
 def test_sizes_that_fit_are_not_mentioned(shipped: tuple[nn.Module, WeightsInfo], tmp_path: Path) -> None:
-    intake = examine(*shipped, colored(tmp_path, (480, 360), (480, 360)), size=SIZE, exposure="none")
+    intake = examine(*shipped, colored(tmp_path, ImageSize(480, 360), ImageSize(480, 360)), size=SIZE, exposure="none")
     assert not [finding for finding in intake.findings if "size" in finding.what]
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.datasets import SceneImages
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.method.pseudo_labels import PseudoLabelled, label_target, load_labels, save_labels
 from sfda_engine.method.teacher import calibrate, label_frames, make_teacher
@@ -18,7 +19,7 @@ from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.views.view import View
 
-VIEWS = [View("none", (32, 24), 0.5), View("gamma", (48, 36), 1.0)]
+VIEWS = [View("none", ImageSize(32, 24), 0.5), View("gamma", ImageSize(48, 36), 1.0)]
 FRAMES, SIZE = 11, (96, 72)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfda_engine.data.datasets import SceneImages
+from sfda_engine.data.images import ImageSize
 from sfda_engine.method import teacher as module
 from sfda_engine.method.teacher import (
     Calibration,
@@ -31,8 +32,8 @@ from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.views.view import View
 
 CLASSES = 4
-START = View("gamma", (32, 24), 0.4)
-VIEWS = [START, View("gamma", (48, 36), 0.7), View("none", (48, 36), 1.0)]
+START = View("gamma", ImageSize(32, 24), 0.4)
+VIEWS = [START, View("gamma", ImageSize(48, 36), 0.7), View("none", ImageSize(48, 36), 1.0)]
 FRAMES = 5
 
 
@@ -114,17 +115,21 @@ def test_the_source_stays_as_it_is(source: nn.Module, target: SceneImages) -> No
 
 
 def test_no_pass_is_spent_on_statistics_that_no_view_uses(source: nn.Module, target: SceneImages) -> None:
-    untouched = [View("none", (32, 24), 1.0), View("gamma", (48, 36), 1.0)]
+    untouched = [View("none", ImageSize(32, 24), 1.0), View("gamma", ImageSize(48, 36), 1.0)]
     assert make_teacher(source, Normalization(), target, untouched).statistics == {}
-    teacher = make_teacher(source, Normalization(), target, [*VIEWS, View("gamma", (48, 36), 0.3)])
+    teacher = make_teacher(source, Normalization(), target, [*VIEWS, View("gamma", ImageSize(48, 36), 0.3)])
     assert set(teacher.statistics) == {("gamma", (32, 24)), ("gamma", (48, 36))}
 
 
 def test_a_network_without_batch_norm_is_taught_as_well(target: SceneImages) -> None:
     network = Toy(norm=False).eval()
-    teacher = make_teacher(network, Normalization(), target, [View("none", (32, 24), share) for share in (0.2, 1.0)])
+    teacher = make_teacher(
+        network, Normalization(), target, [View("none", ImageSize(32, 24), share) for share in (0.2, 1.0)]
+    )
     mean, _ = teacher.look([target.image(1)])
-    alone, _ = make_teacher(network, Normalization(), target, [View("none", (32, 24), 1.0)]).look([target.image(1)])
+    alone, _ = make_teacher(network, Normalization(), target, [View("none", ImageSize(32, 24), 1.0)]).look(
+        [target.image(1)]
+    )
     torch.testing.assert_close(mean, alone)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models import ARCHITECTURES, build_segmenter
 from sfda_engine.models.preprocess import Normalization
@@ -34,7 +35,7 @@ INFO = WeightsInfo(
     palette=((128, 64, 128), (0, 0, 142), (1, 2, 3)),
     normalization=Normalization((104.0, 117.0, 123.0), (1.0, 1.0, 1.0), "bgr", 255.0),
     exposure="gamma",
-    size=(128, 96),
+    size=ImageSize(128, 96),
     source_sha256="ab" * 32,
     method="sfda paper",
 )

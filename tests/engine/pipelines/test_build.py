@@ -14,6 +14,7 @@ from torch import nn
 
 from sfda_engine.config.schema import Config, ModelConfig, NormalizationConfig, RunConfig
 from sfda_engine.data.classes import CLASS_SETS
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.preprocess import Normalization
@@ -125,9 +126,9 @@ def test_forward_is_tried_at_the_size_of_the_run() -> None:
                 raise RuntimeError("sizes must match\nand more")
             return images
 
-    check_forward(Picky(), (32, 24))
+    check_forward(Picky(), ImageSize(32, 24))
     with pytest.raises(UserError, match=r"40x24 \(sizes must match\)"):
-        check_forward(Picky(), (40, 24))
+        check_forward(Picky(), ImageSize(40, 24))
 
 
 def named(output: Path | None, resume: bool = False) -> Config:

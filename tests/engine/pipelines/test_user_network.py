@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sfda_engine.adapt import main
 from sfda_engine.certify import certify
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models.segmenter import check_forward
 from sfda_engine.models.user_module import build_user_module
@@ -43,7 +44,7 @@ class UNet(nn.Module):
 
 def test_a_u_net_is_adapted_judged_and_certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="96x72"):  # what 128x96 times 0.75 would be
-        check_forward(build_user_module(ARCH, 9, "down"), (96, 72))
+        check_forward(build_user_module(ARCH, 9, "down"), ImageSize(96, 72))
     frames = write_frames(tmp_path / "frames", "night", 4)
     torch.manual_seed(0)
     torch.save(UNet(9).state_dict(), tmp_path / "unet.pt")

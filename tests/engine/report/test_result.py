@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sfda_engine.config.schema import Config, MethodConfig, RunConfig
+from sfda_engine.data.images import ImageSize
 from sfda_engine.evaluation.scores import Evaluation, Scores
 from sfda_engine.judge.choice import Choice, ViewScore
 from sfda_engine.judge.verdict import ModelScores, Verdict
@@ -18,11 +19,11 @@ from sfda_engine.report.result import Result, as_json
 from sfda_engine.views.view import View
 
 MODELS = ("source", "bn_warm_start", "start", "adapted", "last")
-VIEW, OTHER = View("gamma", (128, 96), 0.3), View("none", (96, 72), 1.0)
+VIEW, OTHER = View("gamma", ImageSize(128, 96), 0.3), View("none", ImageSize(96, 72), 1.0)
 CHOICE = Choice(
     view=VIEW,
     leader=VIEW,
-    untouched=View("none", (128, 96), 1.0),
+    untouched=View("none", ImageSize(128, 96), 1.0),
     changed=("exposure", "share"),
     by_size=(VIEW, OTHER),
     scores=tuple(ViewScore(view, 0.5, 0.4, math.nan, 1.0, total, 0.0) for view, total in ((VIEW, 2.0), (OTHER, 1.0))),

@@ -17,9 +17,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfda_engine.adapt import main
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import TrainingError
 from sfda_engine.exit_codes import exit_code
-from sfda_engine.judge.collapse import CLASSES, FLOOR, LEFT, Probe, Signals, probe_frames, signals_of, statistics_drift
+from sfda_engine.judge.collapse import (
+    CLASSES,
+    FLOOR,
+    LEFT,
+    Probe,
+    Signals,
+    glances,
+    probe_frames,
+    shares,
+    signals_of,
+    statistics_drift,
+)
 from sfda_engine.method import steps
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report import summary
@@ -101,6 +113,19 @@ def test_batches_of_the_probe_do_not_matter() -> None:
     assert vars(one(student)) == pytest.approx(vars(two(student)), rel=1e-6)
 
 
+def test_a_glance_does_not_depend_on_those_before() -> None:
+    torch.manual_seed(1)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
+    frames, one, other = [Image.fromarray(each) for each in pixels], Pointwise().eval(), Pointwise().eval()
+    first, second = (glances(student, frames, nn.Identity(), 3) for student in (one, other))
+    again = glances(one, frames, nn.Identity(), 3)
+    assert same([tuple(each) for each in first], [tuple(each) for each in again])
+    expected = torch.cat([each.labels for each in first]) == torch.cat([each.labels for each in second])
+    assert shares(second, first)[-1].item() == pytest.approx(expected.double().mean().item(), abs=1e-12)
+    assert torch.equal(shares(second, first)[-1], shares(first, second)[-1])
+    assert shares(first, first)[-1] == 1
+
+
 def test_drift_of_statistics() -> None:
     start = [(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 4.0])), (torch.tensor([2.0]), torch.tensor([1.0]))]
     now = [(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 16.0])), (torch.tensor([2.0]), torch.tensor([math.e**2]))]
@@ -139,7 +164,7 @@ def test_probe_frames_are_even_and_shared() -> None:
             return str(index)
 
     def seen(count: int) -> list[int]:
-        return [int(np.asarray(frame)[0, 0, 0]) for frame in probe_frames(Frames(count), (2, 2))]
+        return [int(np.asarray(frame)[0, 0, 0]) for frame in probe_frames(Frames(count), ImageSize(2, 2))]
 
     assert seen(61) == list(range(0, 61, 4))
     assert seen(5) == list(range(5))

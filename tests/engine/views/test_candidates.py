@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.models.streetnet import StreetNet
 from sfda_engine.views.candidates import (
@@ -21,20 +22,25 @@ from sfda_engine.views.candidates import (
 from sfda_engine.views.view import View, pixels
 from tests.engine.views.networks import ByColor
 
-FRAMES = [(480, 360), (320, 227), (1280, 720), (2048, 1024), (100, 80)]
+FRAMES = [ImageSize(480, 360), ImageSize(320, 227), ImageSize(1280, 720), ImageSize(2048, 1024), ImageSize(100, 80)]
 
 
 def test_sizes_around_the_stated_one() -> None:
-    assert stated_sizes((256, 192), (480, 360), 32) == [(192, 128), (256, 192), (384, 288), (512, 384)]
+    assert stated_sizes(ImageSize(256, 192), ImageSize(480, 360), 32) == [
+        ImageSize(192, 128),
+        ImageSize(256, 192),
+        ImageSize(384, 288),
+        ImageSize(512, 384),
+    ]
 
 
 def test_stated_sizes_do_not_go_far_above_the_frames() -> None:
-    assert max(stated_sizes((320, 224), (320, 227), 32)) == (480, 320)
-    assert max(stated_sizes((640, 480), (320, 240), 32)) == (640, 480)
+    assert max(stated_sizes(ImageSize(320, 224), ImageSize(320, 227), 32)) == ImageSize(480, 320)
+    assert max(stated_sizes(ImageSize(640, 480), ImageSize(320, 240), 32)) == ImageSize(640, 480)
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-@pytest.mark.parametrize("training", [None, (512, 256), (1024, 512)])
+@pytest.mark.parametrize("training", [None, ImageSize(512, 256), ImageSize(1024, 512)])
 @pytest.mark.parametrize("alignment", [1, 32, 48])
 def test_free_sizes_keep_their_bounds(frame: tuple[int, int], training: tuple[int, int] | None, alignment: int) -> None:
     sizes = free_sizes(frame, training, alignment)
@@ -48,24 +54,27 @@ def test_free_sizes_keep_their_bounds(frame: tuple[int, int], training: tuple[in
 
 
 def test_refused_sizes_are_dropped() -> None:
-    assert runnable(ByColor(32), [(64, 32), (65, 32), (96, 64)]) == [(64, 32), (96, 64)]
+    assert runnable(ByColor(32), [ImageSize(64, 32), ImageSize(65, 32), ImageSize(96, 64)]) == [
+        ImageSize(64, 32),
+        ImageSize(96, 64),
+    ]
 
 
 def test_a_refused_stated_size_is_the_users_mistake() -> None:
     with pytest.raises(UserError, match="65x32"):
-        runnable(ByColor(32), [(64, 32), (65, 32), (96, 64)], (65, 32))
+        runnable(ByColor(32), [ImageSize(64, 32), ImageSize(65, 32), ImageSize(96, 64)], ImageSize(65, 32))
     with pytest.raises(UserError):
-        runnable(ByColor(32), [(65, 32)])
+        runnable(ByColor(32), [ImageSize(65, 32)])
 
 
 def test_the_network_says_which_sizes_it_takes() -> None:
-    sizes = candidate_sizes(ByColor(48), (480, 360), (240, 192))
+    sizes = candidate_sizes(ByColor(48), ImageSize(480, 360), ImageSize(240, 192))
     assert (240, 192) in sizes
     assert all(width % 48 == height % 48 == 0 for width, height in sizes)
 
 
 def test_a_stated_size_that_is_no_multiple_still_has_neighbours() -> None:
-    assert len(candidate_sizes(ByColor(2), (480, 360), (250, 190))) == 4
+    assert len(candidate_sizes(ByColor(2), ImageSize(480, 360), ImageSize(250, 190))) == 4
 
 
 @pytest.mark.parametrize("exposure", ["none", "gamma"])
@@ -77,5 +86,5 @@ def test_the_untouched_source_is_tried_at_every_size(exposure: str) -> None:
 
 
 def test_without_batch_norm_there_is_one_share() -> None:
-    assert {view.share for view in candidates(ByColor(), [(64, 32)])} == {1.0}
-    assert {view.share for view in candidates(nn.Sequential(nn.GroupNorm(1, 3)), [(64, 32)])} == {1.0}
+    assert {view.share for view in candidates(ByColor(), [ImageSize(64, 32)])} == {1.0}
+    assert {view.share for view in candidates(nn.Sequential(nn.GroupNorm(1, 3)), [ImageSize(64, 32)])} == {1.0}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sfda_engine.data.classes import IGNORE, class_set
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.scenes.layout import lay_out, place_camera
 from sfda_engine.data.scenes.render import DOMAINS, Scene, render_scene
 from sfda_engine.data.scenes.style import STYLES
@@ -173,4 +174,4 @@ def test_the_drawing_has_not_changed(domain: str) -> None:
 )
 def test_bad_input_is_explained(domain: str, seed: int, size: tuple[int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        render_scene(domain, seed, size)
+        render_scene(domain, seed, ImageSize(*size))

@@ -16,6 +16,7 @@ from benchmarks.common.methods.run import adapt
 from benchmarks.common.methods.source_driven import SOURCE_DRIVEN
 from benchmarks.common.methods.source_driven.source import LabelledSource, source_frames, source_loss
 from benchmarks.common.methods.target import frames, warm_start
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.loaders import Draws, TrainingFrames, mix_seeds
 from tests.benchmarks.common.methods.source_driven.conftest import Opened, Step, assert_same, cross_entropy, enlarge
 
@@ -33,7 +34,9 @@ def test_a_batch_is_what_train_source_would_have(
     labelled = labelled._replace(recipe=dataclasses.replace(labelled.recipe, augment=augment))
     batches = list(source_frames(target, labelled))
     seed = mix_seeds(4, 5)
-    dataset = TrainingFrames(labelled.frames, size=(32, 32), seed=seed, scale=(1.0, zoom), flip=True, jitter=jitter)
+    dataset = TrainingFrames(
+        labelled.frames, size=ImageSize(32, 32), seed=seed, scale=(1.0, zoom), flip=True, jitter=jitter
+    )
     drawn = [dataset[key] for key in Draws(4, seed=seed, start=0, stop=6)]
     assert len(batches) == 3
     assert torch.equal(torch.cat([batch.labels for batch in batches]), torch.stack([item["label"] for item in drawn]))
