@@ -42,7 +42,8 @@ def choose_view(inputs: Inputs) -> Chosen:
     more = spread(len(split.training), max(0, CHOICE_FRAMES - len(split.judged)))
     shown = [*split.judged, *(split.training[place] for place in more)]
     frames = [inputs.target.image(index) for index in dict.fromkeys(shown)]
-    with phase_progress("looking at views", enabled=inputs.accelerator.is_main_process) as advance:
+    title = f"looking at the target through {len(views)} views of the source"
+    with phase_progress(title, enabled=inputs.accelerator.is_main_process) as advance:
         statistics = frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES)
         predictions = predict(inputs.source, info.normalization, views, info.num_classes, frames, statistics, advance)
     choice = decided_by_main(
