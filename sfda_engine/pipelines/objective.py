@@ -7,6 +7,7 @@ import math
 from sfda_engine.config.schema import Config, MethodConfig
 from sfda_engine.data.images import ImageSize, stated
 from sfda_engine.method.objective import Objective
+from sfda_engine.method.teacher import CALIBRATION_FRAMES
 
 STEPS = {"recommended": 60, "paper": 600, "literal": 600}
 
@@ -15,8 +16,22 @@ def total_steps(config: Config, frames: int) -> int:
     """Adaptation steps: `run.steps`, or as many as `run.epochs` passes over the frames need, or the preset's."""
     if config.run.epochs is None:
         return config.run.steps or STEPS[config.method.preset]
-    per_step = config.target.batch_size * config.run.gradient_accumulation
-    return max(1, math.ceil(config.run.epochs * frames / per_step))
+    return max(1, math.ceil(config.run.epochs * frames / frames_per_step(config)))
+
+
+def frames_per_step(config: Config) -> int:
+    """Target frames that all processes together show the student in a step."""
+    return config.target.batch_size * config.run.gradient_accumulation
+
+
+def frames_to_label(config: Config, frames: int) -> int:
+    """How many of `frames` a run trains on: all, or where each costs a pseudo-label, as many as its steps show twice.
+
+    Labelling a frame by several views costs more than a step on it, and data sets can be of any length.
+    """
+    if config.method.pseudo_label_weight == 0 or config.run.epochs is not None:
+        return frames
+    return min(frames, max(CALIBRATION_FRAMES, total_steps(config, frames) * frames_per_step(config) // 2))
 
 
 def warmup_steps(config: Config) -> int:

@@ -9,7 +9,7 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch import nn
 
-from sfda_engine.data.frame_sample import SampledFrames
+from sfda_engine.data.frame_sample import SampledFrames, spread
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import wait_for_all
 from sfda_engine.judge.aside import set_aside
@@ -23,7 +23,7 @@ from sfda_engine.models.weights import save_weights
 from sfda_engine.pipelines.choosing import choose_view, frames_for_statistics
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.pipelines.networks import fresh_segmenter
-from sfda_engine.pipelines.objective import synthetic_size
+from sfda_engine.pipelines.objective import frames_to_label, synthetic_size
 from sfda_engine.run_folder.start import Start, find_start, load_start, save_start
 from sfda_engine.views.probabilities import spread_batches
 from sfda_engine.views.statistics import target_statistics, write_statistics
@@ -48,7 +48,7 @@ def prepare(inputs: Inputs) -> Prepared:
     set_seed(inputs.config.run.seed)
     source = inputs.source.to(inputs.accelerator.device)
     student = copy.deepcopy(source)
-    training = SampledFrames(inputs.target, set_aside(len(inputs.target)).training)
+    training = frames_to_train_on(inputs)
     start = found_or_made(inputs, student, training)
     set_seed(inputs.config.run.seed)  # one state from here on, whether the start was made or loaded
     inputs = inputs.under(start.view)
@@ -62,6 +62,13 @@ def prepare(inputs: Inputs) -> Prepared:
         discriminator=PatchDiscriminator(inputs.info.num_classes, config.method.patch_grid**2),
     )
     return Prepared(inputs, training, networks, preprocess_for(inputs, start.view), start)
+
+
+def frames_to_train_on(inputs: Inputs) -> Images:
+    """Frames that are not kept aside, evenly spread where there are more than the run can make use of."""
+    free = set_aside(len(inputs.target)).training
+    count = frames_to_label(inputs.config, len(free))
+    return SampledFrames(inputs.target, tuple(free[place] for place in spread(len(free), count)))
 
 
 def found_or_made(inputs: Inputs, student: nn.Module, training: Images) -> Start:

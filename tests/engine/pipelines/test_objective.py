@@ -10,7 +10,8 @@ import pytest
 from sfda_engine.config.presets import PRESETS
 from sfda_engine.config.schema import Config, MethodConfig, RunConfig, TargetConfig
 from sfda_engine.method.objective import Objective
-from sfda_engine.pipelines.objective import objective_of, synthetic_size, total_steps, warmup_steps
+from sfda_engine.method.teacher import CALIBRATION_FRAMES
+from sfda_engine.pipelines.objective import frames_to_label, objective_of, synthetic_size, total_steps, warmup_steps
 
 PAPER, LITERAL = (replace(MethodConfig(), **PRESETS[name]) for name in ("paper", "literal"))
 
@@ -85,3 +86,20 @@ def test_epochs_win_over_steps() -> None:
     run = RunConfig(steps=7, epochs=3, gradient_accumulation=2)
     assert total_steps(Config(run=run, target=target), 101) == 38  # 303 frames in steps of 8
     assert total_steps(Config(run=RunConfig(epochs=1), target=target), 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("run", "weight", "count"),
+    [
+        (RunConfig(steps=60), 1.0, 240),  # 60 steps of 8 frames, each seen twice
+        (RunConfig(steps=60, gradient_accumulation=2), 1.0, 480),
+        (RunConfig(steps=6000), 1.0, 10_000),
+        (RunConfig(steps=1), 1.0, CALIBRATION_FRAMES),
+        (RunConfig(epochs=1), 1.0, 10_000),  # the user wants all of them seen
+        (RunConfig(steps=60), 0.0, 10_000),
+    ],
+)
+def test_no_more_frames_are_labelled_than_the_run_makes_use_of(run: RunConfig, weight: float, count: int) -> None:
+    config = Config(run=run, target=TargetConfig(batch_size=8), method=MethodConfig(pseudo_label_weight=weight))
+    assert frames_to_label(config, 10_000) == count
+    assert frames_to_label(config, 5) == 5
