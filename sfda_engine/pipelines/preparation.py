@@ -72,16 +72,24 @@ def frames_to_train_on(inputs: Inputs) -> Images:
 
 
 def found_or_made(inputs: Inputs, student: nn.Module, training: Images) -> Start:
-    """The start of a resumed run from its folder, of another one made and saved there; `student` becomes it."""
+    """The start of a resumed run from its folder, of another one made and saved there; `student` becomes it.
+
+    Written beside it: `start.safetensors`, and `bn_warm_start.safetensors`, the same with the target's BN statistics
+    alone, which take all processes.
+    """
     folder = inputs.folder
     found = find_start(folder) if folder is not None and inputs.config.run.resume else None
     wait_for_all()  # all have looked before one writes
     start = make_start(inputs, student, training) if found is None else load_start(found, student, training)
+    warm = copy.deepcopy(inputs.source)
+    put_under(inputs, warm, replace(start.view, share=0.0))
     if inputs.accelerator.is_main_process:
-        if folder is not None and found is None:
-            save_start(folder, student, inputs.under(start.view).adapted_info, start)
         if folder is not None:
-            save_starts(inputs.under(start.view), student, start.view)
+            info = inputs.under(start.view).adapted_info
+            save_weights(folder / "start.safetensors", student, info)
+            save_weights(folder / "bn_warm_start.safetensors", warm, info)
+            if found is None:
+                save_start(folder, student, info, start)
         tell(start, Console(stderr=True))
     return start
 
@@ -112,15 +120,6 @@ def put_under(inputs: Inputs, student: nn.Module, view: View) -> None:
     frames = frames_for_statistics(inputs.target) if view.share < 1 else []
     statistics = target_statistics(student, spread_batches(frames, preprocess_for(inputs, view), view.size))
     write_statistics(student, inputs.source, statistics, view.share)
-
-
-def save_starts(inputs: Inputs, student: nn.Module, view: View) -> None:
-    """Write `start.safetensors`, and `bn_warm_start.safetensors`: the same with the target's BN statistics alone."""
-    assert inputs.folder is not None
-    save_weights(inputs.folder / "start.safetensors", student, inputs.adapted_info)
-    warm = copy.deepcopy(inputs.source)
-    put_under(inputs, warm, replace(view, share=0.0))
-    save_weights(inputs.folder / "bn_warm_start.safetensors", warm, inputs.adapted_info)
 
 
 def tell(start: Start, console: Console) -> None:
