@@ -15,6 +15,7 @@ from sfda_engine.adapt import main
 from sfda_engine.config.schema import Config
 from sfda_engine.data.folder import list_images
 from sfda_engine.data.frame_files import FrameFiles
+from sfda_engine.data.images import ImageSize
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.judge.choice import Choice, ViewScore
 from sfda_engine.method.pseudo_labels import PseudoLabelled
@@ -37,12 +38,12 @@ def labelled(night_frames: Path) -> PseudoLabelled:
 @pytest.fixture
 def start() -> Start:
     """A choice among two views whose opinions know nothing of one, and what both say of three frames."""
-    views = (View("gamma", (32, 24), 0.3), View("none", (40, 32), 1.0))
+    views = (View("gamma", ImageSize(32, 24), 0.3), View("none", ImageSize(40, 32), 1.0))
     nan = math.nan
     scores = tuple(
         ViewScore(view, 0.25, nan, 0.5, 1.0, total, 0.0) for view, total in zip(views, (2.0, -1.0), strict=True)
     )
-    choice = Choice(views[0], views[1], View("none", (32, 24), 1.0), ("exposure", "share"), views, scores)
+    choice = Choice(views[0], views[1], View("none", ImageSize(32, 24), 1.0), ("exposure", "share"), views, scores)
     draw = torch.Generator().manual_seed(7)
     labels, confidence = torch.randint(0, 9, (2, 2, 3, 4, 5), dtype=torch.uint8, generator=draw)
     entropy, presence = torch.rand(2, 3, generator=draw), torch.rand(2, 3, 9, generator=draw)
