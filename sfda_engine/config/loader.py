@@ -7,7 +7,6 @@ table by the fields' types: so YAML and the command line accept the same values 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
@@ -18,20 +17,18 @@ from typing import Any
 import yaml
 
 from sfda_engine.config.checks import validate
-from sfda_engine.config.keys import KEYS, SECTIONS, describe, shown, suggest
+from sfda_engine.config.keys import KEYS, SECTIONS, describe, shown
 from sfda_engine.config.presets import ALIASES, PRESETS
 from sfda_engine.config.schema import Config
+from sfda_engine.config.yaml_file import Entry, check_key, yaml_entries
 from sfda_engine.errors import UserError
 from sfda_engine.files import write_text
 
-LARGEST = 1 << 20
-"""Bytes of a configuration; the shipped ones have about a thousand."""
 PACKAGE = Path(__file__).parents[1]
 SWITCHES = {"--dry-run": "run.dry_run", "--as-deployed": "evaluate.as_deployed"}
 FLAGS = {"-h", "--help", "--print_config", *SWITCHES}
 # of jsonargparse, and of the YAML reader within it
 MISREAD = (argparse.ArgumentError, yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError, RecursionError)
-Entry = tuple[str, str, str]  # dotted key, text of its value, where it was found
 
 
 class _Dumper(yaml.SafeDumper):
@@ -149,7 +146,7 @@ def _implied(entries: Iterable[Entry], file: dict[str, str]) -> Iterator[Entry]:
 
 def _load(config: str | Path, entries: Iterable[Entry]) -> Config:
     path = _config_path(config)
-    table = _table({}, _yaml_entries(path))
+    table = _table({}, yaml_entries(path))
     table = _table(table, _implied(entries, table))
     loaded = replace(_build(Config, "", _convert(table), table), name=path.stem)
     validate(loaded)
@@ -159,7 +156,7 @@ def _load(config: str | Path, entries: Iterable[Entry]) -> Config:
 def _table(table: dict[str, str], entries: Iterable[Entry]) -> dict[str, str]:
     """`table` with what the entries say of its keys; the last one wins."""
     for key, text, where in entries:
-        _check_key(key, where)
+        check_key(key, where)
         if key == "method.preset":
             text = ALIASES.get(text, text)
         if key not in SECTIONS:
@@ -182,51 +179,6 @@ def _config_path(config: str | Path) -> Path:
     return path
 
 
-def _yaml_entries(path: Path) -> Iterator[Entry]:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} has more than {LARGEST} bytes: that is no configuration; give a YAML file")
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply: expected sections, each with its keys") from error
-    if root is None:
-        return
-    if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{path}: expected sections ({', '.join(SECTIONS)}), each with its keys")
-    yield from _node_entries(root, "", path)
-
-
-def _node_entries(mapping: yaml.MappingNode, prefix: str, path: Path) -> Iterator[Entry]:
-    seen: set[str] = set()
-    for key_node, value in mapping.value:
-        where = f"{path}, line {key_node.start_mark.line + 1}"
-        if not isinstance(key_node, yaml.ScalarNode):  # its text could be exponentially long
-            raise UserError(f"expected the name of a key in {where}, got a mapping or list")
-        key = f"{prefix}{key_node.value}"
-        _check_key(key, where)
-        if key in seen:
-            raise UserError(f"{key}: given twice in {where}; keep one")
-        seen.add(key)
-        if isinstance(value, yaml.MappingNode) and key in SECTIONS:
-            yield from _node_entries(value, f"{key}.", path)
-        else:
-            yield key, _text(value, key, where), where
-
-
-def _text(node: yaml.Node, key: str, where: str) -> str:
-    if isinstance(node, yaml.ScalarNode):
-        return "null" if node.tag == "tag:yaml.org,2002:null" else str(node.value)
-    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
-        # A quoted item stays quoted: "no" and "a, b" are strings.
-        items = (json.dumps(item.value, ensure_ascii=False) if item.style else item.value for item in node.value)
-        return f"[{', '.join(items)}]"
-    raise UserError(f"{key}: expected {describe(KEYS[key].hint)} in {where}, got a nested mapping or list")
-
-
 def _override_entries(tokens: Iterable[str]) -> Iterator[Entry]:
     tokens = list(tokens)
     where = "the command line"
@@ -238,18 +190,13 @@ def _override_entries(tokens: Iterable[str]) -> Iterator[Entry]:
             hint = f"; did you mean --config {token}?" if named else ""
             raise UserError(f"unexpected argument {shown(token)}: options are written --section.key VALUE{hint}")
         if key != "config":
-            _check_key(key, where)
+            check_key(key, where)
         if not equals:
             if not tokens or tokens[0].startswith("--"):
                 expected = describe(KEYS[key].hint) if key in KEYS else "a value"
                 raise UserError(f"--{key}: the value is missing; expected {expected}")
             text = tokens.pop(0)
         yield key, text, where
-
-
-def _check_key(key: str, where: str) -> None:
-    if key not in KEYS and key not in SECTIONS:
-        raise UserError(f"unknown key {shown(key)} in {where}; {suggest(key)}")
 
 
 def _convert(table: dict[str, str]) -> dict[str, Any]:

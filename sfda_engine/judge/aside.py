@@ -13,7 +13,7 @@ STRETCH_EVERY = 100
 STRETCHES = 5
 LEAST = 20
 """Frames below which none is kept aside: training would miss them more than the verdict gains."""
-JUDGED = 24
+JUDGED = 16
 """Frames that models are judged on, spread over those kept aside."""
 
 

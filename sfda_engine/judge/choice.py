@@ -2,12 +2,13 @@
 
 What holds when a frame is shown otherwise is probably right. Opinions of a view are mean macro IoUs of its labels with
 those of other views: *near*, the same exposure and share at the neighbouring sizes; *far*, another exposure at the
-neighbouring sizes; *light*, another exposure at the same size. Each alone is cheated by something: shares in the middle
-resemble the most others, share 0 takes the light away, and sizes differ more than shares do. So like is compared with
-like: within a size by z-scores among its own views; then what is chosen at each size by z-scores among all views.
+neighbouring sizes; *light*, another exposure at the same size. Each alone is cheated by something: sizes differ more
+than shares do, and target statistics take the light away whether they help or not. So like is compared with like:
+within a size by near and far, in z-scores among its own views; then what is chosen at each size by all three, in
+z-scores among all views.
 
-Within a size the view nearest to the untouched source wins among those that the leader does not lead clearly (the
-one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
+Within a size the view nearest to the untouched source wins among those that the leader does not lead clearly (as in the
+one-standard-error rule, Breiman et al., "Classification and Regression Trees", 1984, with a smaller part of an error).
 
 Shapes: V views, N frames, K classes, O opinions.
 """
@@ -26,8 +27,10 @@ from sfda_engine.models.preprocess import Exposure
 from sfda_engine.views.probabilities import Predictions
 from sfda_engine.views.view import View, by_pixels, departure, pixels, untouched
 
-CAUTION = 0.5
-"""Standard errors from which a lead is clear. From 0.25 to 1 the choice hardly changes; from 1.5 on gain is lost."""
+WITHIN = 2
+"""Opinions that decide within a size: near and far, the first of them."""
+CAUTION = 0.1
+"""Standard errors from which a lead is clear. More loses gain, and only 2 would refuse what harms."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class ViewScore:
     far: float
     light: float
     within: float
-    """Sum of z-scores among the views of its size."""
+    """Sum of the z-scores of near and far among the views of its size."""
     total: float
-    """Sum of z-scores among all views."""
+    """Sum of the z-scores of all opinions among all views."""
     behind: float
     """Standard errors by which the leader of its size leads it; 0 for that leader."""
 
@@ -123,7 +126,8 @@ def z_scores(opinions: Tensor) -> Tensor:
 
 
 def scores_within(views: Sequence[View], opinions: Tensor) -> Tensor:
-    """z-scores (O, V) of opinions (O, V) among the views of the same size."""
+    """z-scores (WITHIN, V) of opinions (O, V) among the views of the same size."""
+    opinions = opinions[:WITHIN]
     scores = torch.zeros_like(opinions)
     for size in {view.size for view in views}:
         same = torch.tensor([view.size == size for view in views])

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.frame_sample import spread
+from sfda_engine.data.images import ImageSize
 from sfda_engine.data.readers import Images
 from sfda_engine.models.preprocess import Exposure, Normalization, Preprocess
-from sfda_engine.models.segmenter import Size, upsample
+from sfda_engine.models.segmenter import upsample
 from sfda_engine.views.probabilities import at_once, inputs, spread_batches
 from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
 from sfda_engine.views.view import View, pixels
@@ -48,12 +49,12 @@ class Teacher:
     """A copy of the source in eval mode, whose BN statistics each pass writes."""
     views: tuple[View, ...]
     """The chosen start first."""
-    statistics: dict[tuple[Exposure, Size], Statistics]
+    statistics: dict[tuple[Exposure, ImageSize], Statistics]
     """Of the target at each exposure and size; none is needed where the source's alone serve."""
     preprocess: dict[Exposure, Preprocess]
 
     @property
-    def size(self) -> Size:
+    def size(self) -> ImageSize:
         """(width, height) of the labels."""
         return max((view.size for view in self.views), key=pixels)
 

@@ -19,8 +19,6 @@ ALIGNMENT = 32
 SMALLEST = 32
 """Pixels of a side: architectures that halve five times see nothing below."""
 
-Size = ImageSize
-
 
 class SegmenterOutput(NamedTuple):
     """What a segmenter's `forward(images (B, 3, H, W), normalized)` returns."""

@@ -20,9 +20,9 @@ from sfda_engine.views.candidates import SHARES, candidates
 from sfda_engine.views.probabilities import Predictions, predict
 from sfda_engine.views.view import View
 
-CHOICE_FRAMES = 16
+CHOICE_FRAMES = 12
 """Frames that views are compared on; those that models are judged on are among them."""
-STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 32
+STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 24
 """Of the start, and of each of the views that it is chosen from."""
 
 
@@ -42,15 +42,10 @@ def choose_view(inputs: Inputs) -> Chosen:
     more = spread(len(split.training), max(0, CHOICE_FRAMES - len(split.judged)))
     shown = [*split.judged, *(split.training[place] for place in more)]
     frames = [inputs.target.image(index) for index in dict.fromkeys(shown)]
-    with phase_progress("looking at views", enabled=inputs.accelerator.is_main_process) as advance:
-        predictions = predict(
-            inputs.source,
-            info.normalization,
-            views,
-            frames,
-            frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES),
-            advance,
-        )
+    title = f"looking at the target through {len(views)} views of the source"
+    with phase_progress(title, enabled=inputs.accelerator.is_main_process) as advance:
+        statistics = frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES)
+        predictions = predict(inputs.source, info.normalization, views, info.num_classes, frames, statistics, advance)
     choice = decided_by_main(
         lambda: choose(predictions, info.exposure, stated(config.target.size), lambda view: suits(view, config))
     )

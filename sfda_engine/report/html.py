@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from sfda_engine.files import write_text
-from sfda_engine.report import summary, trust
+from sfda_engine.report import numbers, summary, trust
 from sfda_engine.report.charts import loss_panels
 from sfda_engine.report.reading import CELLS, Run, read_run
 from sfda_engine.report.views import view_grid
@@ -44,7 +44,7 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(fixed=summary.fixed, signed=summary.signed, tone=summary.tone, data_uri=_data_uri)
+    environment.filters.update(fixed=numbers.fixed, signed=numbers.signed, tone=numbers.tone, data_uri=_data_uri)
     environment.filters["svg"] = Markup  # our own drawing, the only markup that is not escaped
     result, rows = run.result, summary.class_rows(run.result)
     return environment.get_template("report.html.j2").render(

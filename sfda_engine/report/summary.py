@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Tone = Literal["good", "bad", "warn", "info", "plain"]
+from sfda_engine.report.numbers import Tone, duration, fixed, number, signed, tone
 
 MODELS = {
     "source": "Source model",
@@ -31,7 +30,6 @@ HELD = {
     "keep_start": "the weights of the source with the BN statistics that were chosen for the start",
 }
 GRAY = "#94a3b8"
-NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,33 +67,6 @@ class ClassRow:
     color: str
     values: tuple[float | None, ...]
     gain: float | None
-
-
-def number(value: Any) -> float | None:
-    """The value as a float, or None for anything that is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def fixed(value: Any, digits: int = 1) -> str:
-    """'32.0', or a dash where there is no number."""
-    value = number(value)
-    return NOTHING if value is None else f"{value:,.{digits}f}"
-
-
-def signed(value: float | None) -> str:
-    """'+18.8', '-3.2' with a true minus sign, '±0.0' where it rounds to nothing."""
-    if value is None:
-        return NOTHING
-    return f"{'+' if value > 0 else MINUS}{abs(value):.1f}" if tone(value) != "plain" else "±0.0"
-
-
-def tone(gain: float | None) -> Tone:
-    """good for a gain, bad for a loss, plain below the one decimal shown."""
-    if gain is None or abs(gain) < 0.05:
-        return "plain"
-    return "good" if gain > 0 else "bad"
 
 
 def section(result: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -258,16 +229,6 @@ def provenance(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     keys += sorted(key for key in result if key.endswith("_sha256"))
     rows = [(key.replace("_", " "), str(result[key])) for key in keys if result.get(key) is not None]
     return rows + [(f"{name} version", str(version)) for name, version in sorted(section(result, "versions").items())]
-
-
-def duration(seconds: Any) -> str:
-    """'45 s', '2.0 min' or '3.5 h'."""
-    seconds = number(seconds)
-    if seconds is None:
-        return NOTHING
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _judgement(result: Mapping[str, Any]) -> Alert:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sfda_engine.report.summary import number
+from sfda_engine.report.numbers import number
 
 
 @dataclass(frozen=True)

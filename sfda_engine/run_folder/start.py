@@ -59,9 +59,14 @@ def save_start(run_folder: Path, student: nn.Module, info: WeightsInfo, start: S
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             save_weights(partial / STUDENT, student, info)
-            content = {"choice": asdict(start.choice), "witnesses": [asdict(view) for view in start.witnesses.views]}
+            content: dict[str, Any] = {
+                "choice": asdict(start.choice),
+                "witnesses": [asdict(view) for view in start.witnesses.views],
+            }
+            content["classes"] = start.witnesses.classes
             (partial / CHOICE).write_text(json.dumps(content))
-            save_file(start.witnesses.tensors, partial / WITNESSES)
+            witnesses = {name: getattr(start.witnesses, name).contiguous() for name in ("labels", "confidence")}
+            save_file(witnesses, partial / WITNESSES)
             if start.pseudo_labelled is not None:
                 save_labels(partial / LABELS, start.pseudo_labelled)
             seal(partial, final)
@@ -90,7 +95,7 @@ def load_start(folder: Path, student: nn.Module, training: Images) -> Start:
     views = tuple(view_of(fields) for fields in content["witnesses"])
     return Start(
         choice_of(content["choice"]),
-        Predictions(views, **load_file(folder / WITNESSES)),
+        Predictions(views, content["classes"], **load_file(folder / WITNESSES)),
         load_labels(folder / LABELS, training) if (folder / LABELS).exists() else None,
     )
 

@@ -12,8 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def phase_progress(title: str, *, enabled: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that is not steps: yields what is to be told (done, total); nothing where not a terminal."""
+    """A bar for work that is not steps: yields what is to be told (done, total); a line where not a terminal."""
     console = Console(stderr=True)
+    if enabled and not console.is_terminal:
+        console.print(f"{title} ...", highlight=False)
     with Progress(console=console, disable=not (enabled and console.is_terminal)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,6 @@ PIXELS_AT_ONCE = 2**18
 MOST_AT_ONCE = 8
 LEAST_FOR_STATISTICS = 4
 """Frames that a BatchNorm layer normalizes together while its statistics are estimated, where they are large."""
-EPSILON = 1e-8
 
 Progress = Callable[[int, int], None]
 """Told how many of how many units of work are done."""
@@ -41,10 +40,6 @@ class Look(NamedTuple):
     """(B, h, w) uint8 arg-max."""
     confidence: Tensor
     """(B, h, w) uint8, the largest probability in steps of 1/255."""
-    entropy: Tensor
-    """(B,) float32, mean over the grid in nats."""
-    presence: Tensor
-    """(B, K) float32, mean probability of each class over the grid."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +47,15 @@ class Predictions:
     """What the source says of some frames under each view."""
 
     views: tuple[View, ...]
+    classes: int
     labels: Tensor
     """(V, N, h, w) uint8."""
     confidence: Tensor
     """(V, N, h, w) uint8, in steps of 1/255."""
-    entropy: Tensor
-    """(V, N) float32, in nats."""
-    presence: Tensor
-    """(V, N, K) float32, mean probability of each class."""
 
     def first(self, count: int) -> Predictions:
         """Of the first `count` frames alone."""
-        return Predictions(self.views, **{name: value[:, :count] for name, value in self.tensors.items()})
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, as they are saved."""
-        return {name: value.contiguous() for name, value in vars(self).items() if name != "views"}
-
-    @property
-    def classes(self) -> int:
-        return self.presence.shape[-1]
+        return replace(self, labels=self.labels[:, :count], confidence=self.confidence[:, :count])
 
 
 def grid_of(size: ImageSize) -> tuple[int, int]:
@@ -111,11 +94,9 @@ def mirrored_mean(model: nn.Module, images: Tensor, grid: tuple[int, int]) -> Te
 
 
 def look(maps: Tensor) -> Look:
-    """Labels and summaries of probabilities (B, K, h, w), on the CPU."""
+    """Labels and confidence of probabilities (B, K, h, w), on the CPU."""
     confidence, labels = maps.max(1)
-    entropy = -(maps * (maps + EPSILON).log()).sum(1).mean((1, 2))
-    parts = labels.byte(), (255 * confidence).round().byte(), entropy, maps.mean((2, 3))
-    return Look(*(part.cpu() for part in parts))
+    return Look(labels.byte().cpu(), (255 * confidence).round().byte().cpu())
 
 
 def looks(
@@ -144,11 +125,12 @@ def predict(
     source: nn.Module,
     normalization: Normalization,
     views: Sequence[View],
+    classes: int,
     frames: Sequence[Image.Image],
     statistics_frames: Sequence[Image.Image],
     progress: Progress = lambda done, total: None,
 ) -> Predictions:
-    """Run a segmenter in eval mode, which stays as it is, on RGB `frames` under every view.
+    """Run a segmenter of K `classes` in eval mode, which stays as it is, on RGB `frames` under every view.
 
     The target's statistics are those of `statistics_frames`, estimated once per exposure and size. Progress counts
     the pixels of the exposures and sizes that are done.
@@ -169,4 +151,4 @@ def predict(
         found |= {View(exposure, size, share): seen for share, seen in by_share.items()}
         done += pixels(size)
         progress(done, total)
-    return Predictions(tuple(views), *map(torch.stack, zip(*(found[view] for view in views), strict=True)))
+    return Predictions(tuple(views), classes, *map(torch.stack, zip(*(found[view] for view in views), strict=True)))

@@ -15,6 +15,7 @@ from benchmarks import adapt_step
 from benchmarks.adapt_step import Difference, compare_steps, difference, measure, ratios
 from benchmarks.common import equations
 from benchmarks.common.step.setting import Setting, follow, prepare
+from sfda_engine.config.presets import PRESETS
 from sfda_engine.method import steps
 
 TINY = Setting(provider="engine", size=(48, 32), batch=4)
@@ -32,6 +33,12 @@ def test_naive_and_engine_agree_term_by_term(batch: int) -> None:
     found = compare_steps(dataclasses.replace(TINY, batch=batch), steps=4)
     assert found.is_right("no")
     assert found.before < 2e-4
+
+
+@pytest.mark.parametrize("changes", [{"terms": "printed"}, {"temperature": None}])
+def test_they_agree_in_every_form_of_the_terms(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "paper", PRESETS["paper"] | changes)
+    assert compare_steps(TINY, steps=2).is_right("no")
 
 
 def test_following_makes_the_states_equal() -> None:

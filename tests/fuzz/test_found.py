@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from sfda_engine.config.keys import nearest
-from sfda_engine.config.loader import LARGEST, load_config
+from sfda_engine.config.loader import load_config
+from sfda_engine.config.yaml_file import LARGEST
 from sfda_engine.data.images import MAX_PIXELS, ends_well
 from sfda_engine.errors import UserError
 from sfda_engine.method.pseudo_labels import load_labels

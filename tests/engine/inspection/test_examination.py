@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_source_trained_on_bgr_0_255_without_std(shipped: tuple[nn.Module, Weigh
     images = SceneImages("fog", purpose="target", size=SIZE, frames=6)
     assert refusals(intake_of(CaffeTrained().eval(), info, images, caffe)) == []
     swapped, other = refusals(intake_of(CaffeTrained().eval(), info, images, IMAGENET))
-    assert "RGB, .*BGR" in swapped
+    assert re.search("RGB.*BGR", swapped)
     assert "one division by 255 too many" in other
 
 
@@ -185,12 +186,15 @@ def test_sizes_that_distort_enlarge_and_differ(shipped: tuple[nn.Module, Weights
     model, info = shipped
     images = colored(tmp_path, (256, 128), (256, 128), (64, 48))
     intake = examine(model, replace(info, size=ImageSize(512, 384)), images, size=SIZE, exposure="none")
-    found = {finding.what: str(finding) for finding in intake.findings}
-    assert "33% narrower" in found["256x128"]
-    assert "target.size [128, 64]" in found["256x128"]
-    assert "64x48" in found
-    assert "256x128 (2), 64x48 (1)" in found["2 sizes of frames"]
-    assert "128x96 is 0.25 times the 512x384" in found
+    found = [str(finding) for finding in intake.findings if "size" in finding.what]
+    assert len(found) == 4
+    for names in (
+        ("256x128", "33%", "target.size [128, 64]"),
+        ("64x48", "target.size"),
+        ("256x128 (2), 64x48 (1)",),
+        ("0.25 times the 512x384",),
+    ):
+        assert any(all(name in text for name in names) for text in found), names
 
 
 def test_sizes_that_fit_are_not_mentioned(shipped: tuple[nn.Module, WeightsInfo], tmp_path: Path) -> None:

@@ -34,6 +34,17 @@ def test_manifest_holds_the_hash_of_every_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [box]
 
 
+def test_files_in_subfolders_are_held_too(tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    inner = partial_of(box) / "inner"
+    inner.mkdir(parents=True)
+    (inner / "a").write_bytes(b"abc")
+    seal(partial_of(box), box)
+    assert damage(box) is None
+    (box / "inner" / "a").write_bytes(b"abd")
+    assert (damage(box) or "").startswith("inner/a ")
+
+
 def test_sealing_again_replaces(tmp_path: Path) -> None:
     sealed(tmp_path, a=b"old", b=b"gone")
     box = sealed(tmp_path, a=b"new")
