@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sfda_engine.config.schema import Config, MethodConfig, ModelConfig
+from sfda_engine.data.images import ImageSize
 from sfda_engine.judge.aside import set_aside
 from sfda_engine.pipelines.choosing import shares_of, suits
 from sfda_engine.pipelines.training import Trainer
@@ -22,7 +23,7 @@ def test_a_view_suits_what_is_stated(exposure: str, share: float | None, fitting
         model=ModelConfig(exposure=exposure),  # type: ignore[arg-type]
         method=MethodConfig(bn_share=share),
     )
-    assert suits(View("gamma", (64, 48), 0.3), config) == fitting
+    assert suits(View("gamma", ImageSize(64, 48), 0.3), config) == fitting
 
 
 def test_a_stated_share_is_looked_at() -> None:
