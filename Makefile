@@ -18,7 +18,7 @@ demo: $(STAMP)
 
 test: $(STAMP) lint
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "$(MARK)" tests/kernels/triton
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARK)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(MARK)"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

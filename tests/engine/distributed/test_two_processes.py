@@ -41,12 +41,17 @@ def furthest(one: Path, other: Path, name: str) -> float:
     return max(float((weights[key].double() - others[key].double()).abs().max()) for key in weights)
 
 
-def assert_equal_losses(one: Path, other: Path, rel: float, *, first: float | None = None) -> None:
-    """Every term of 13 steps to `rel`, those of the first four to `first`, before rounding errors have grown."""
+def assert_equal_losses(
+    one: Path, other: Path, rel: float, *, first: float | None = None, rounding: float = 1e-12
+) -> None:
+    """Every term of 13 steps to `rel`, those of the first four to `first`, before rounding errors have grown.
+
+    `rounding` is of networks' outputs: terms that compare student and source are differences of near equals.
+    """
     lines, others = losses(one), losses(other)
     assert len(lines) == len(others) == 13
     for step, (line, theirs) in enumerate(zip(lines, others, strict=True)):
-        assert theirs == pytest.approx(line, rel=first if first and step < 4 else rel), f"line {step}"
+        assert theirs == pytest.approx(line, rel=first if first and step < 4 else rel, abs=rounding), f"line {step}"
 
 
 @pytest.mark.slow
@@ -85,7 +90,7 @@ def test_fp32_run_on_two_machines_is_equal_to_one_process(
     for process in started:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-    assert_equal_losses(one, two, 1e-5)
+    assert_equal_losses(one, two, 1e-5, rounding=1e-7)
     assert furthest(one, two, "last.safetensors") < 1e-5
 
 
