@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.common.methods.engine import WITHOUT_EXTRAS
 from benchmarks.paper.domains import Domain, Task
 from benchmarks.paper.numbers import Printed, printed_table
+from sfda_engine.config.presets import PRESETS
 from sfda_engine.errors import UserError
 
 TABLES = (1, 2, 3, 4, 5, 6)
@@ -175,7 +176,7 @@ def method_of(row: str, network: str) -> tuple[str, Changes]:
         "MaxSquare": ("source_max_square", {}),
         "transfer only": ("sfda", TRANSFER),
         "SFDA (w/o IPSM)": ("sfda", {"gamma": 0.0}),
-        "SFDA": ("sfda", {}),
+        "SFDA": ("sfda", {"gamma": PRESETS["paper"]["gamma"]}),  # a configuration may be without
     }
     return known[row]
 

@@ -88,7 +88,7 @@ def test_what_is_switched() -> None:
     assert changes_of("table_4", "GTA5", "BNS") == full | {"beta": 0.0, "tau": 0.0}
     assert changes_of("table_4", "GTA5", "DAD") == full | {"bns_weight": 0.0}
     assert changes_of("table_3", "transfer only") == full
-    assert changes_of("table_1", "SFDA") == {}
+    assert changes_of("table_1", "SFDA") == {"gamma": 0.01}  # as the paper has it, whatever the configuration
     assert changes_of("table_1", "SFDA (w/o IPSM)") == {"gamma": 0.0}
     own = {"pseudo_label_weight": 0.0, "target_bn": "batch", "bn_share": 0.0, "clip_grad_norm": 1.0}
     assert changes_of("table_5", "2") == own | {"alpha": 2.0, "beta": 0.5, "tau": 0.5}
