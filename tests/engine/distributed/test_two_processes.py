@@ -46,7 +46,7 @@ def assert_equal_losses(
 ) -> None:
     """Every term of 13 steps to `rel`, those of the first four to `first`, before rounding errors have grown.
 
-    `rounding` is of networks' outputs: terms that compare student and source are differences of near equals.
+    `rounding` is absolute: terms that compare student and source are differences of near equals.
     """
     lines, others = losses(one), losses(other)
     assert len(lines) == len(others) == 13
@@ -90,7 +90,7 @@ def test_fp32_run_on_two_machines_is_equal_to_one_process(
     for process in started:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-    assert_equal_losses(one, two, 1e-5, rounding=1e-7)
+    assert_equal_losses(one, two, 1e-5, rounding=2e-6)
     assert furthest(one, two, "last.safetensors") < 1e-5
 
 
