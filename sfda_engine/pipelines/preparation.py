@@ -81,15 +81,16 @@ def found_or_made(inputs: Inputs, student: nn.Module, training: Images) -> Start
     found = find_start(folder) if folder is not None and inputs.config.run.resume else None
     wait_for_all()  # all have looked before one writes
     start = make_start(inputs, student, training) if found is None else load_start(found, student, training)
-    warm = copy.deepcopy(inputs.source)
-    put_under(inputs, warm, replace(start.view, share=0.0))
-    if inputs.accelerator.is_main_process:
-        if folder is not None:
+    if folder is not None:
+        warm = copy.deepcopy(inputs.source)
+        put_under(inputs, warm, replace(start.view, share=0.0))
+        if inputs.accelerator.is_main_process:
             info = inputs.under(start.view).adapted_info
             save_weights(folder / "start.safetensors", student, info)
             save_weights(folder / "bn_warm_start.safetensors", warm, info)
             if found is None:
                 save_start(folder, student, info, start)
+    if inputs.accelerator.is_main_process:
         tell(start, Console(stderr=True))
     return start
 
