@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def load_segmenter(config: ModelConfig) -> tuple[nn.Module, WeightsInfo]:
-    """Build and load the segmenter that `config.weights` holds; what the file does not say, the config must.
+    """Build and load the segmenter that `config.weights` holds, in eval mode; what the file does not say, the config must.
 
     Raises UserError where file and config contradict each other or too little is known.
     """
@@ -31,7 +31,7 @@ def load_segmenter(config: ModelConfig) -> tuple[nn.Module, WeightsInfo]:
     foreign = read_weights(path)[1] is None
     num_classes = config.num_classes or (len(classes.names) if classes and foreign else None)
     model, info = build_from_weights(path, config.arch, num_classes, config.feature_layer)
-    return model, complete_info(info, config, classes, foreign=foreign)
+    return model.eval(), complete_info(info, config, classes, foreign=foreign)
 
 
 def fresh_segmenter(info: WeightsInfo, config: ModelConfig) -> nn.Module:

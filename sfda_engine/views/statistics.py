@@ -5,13 +5,16 @@ Shapes: B frames of a batch, C channels of a BatchNorm layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfda_engine.losses.bn_statistics import record_statistics
-from sfda_engine.models.norms import batch_norm_layers, batch_norm_statistics, mix_statistics
+from sfda_engine.distributed.collectives import processes
+from sfda_engine.models.norms import batch_norm_layers, batch_norm_statistics, mix_statistics, set_momentum
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and biased variance (C,) float32 by the dotted name of the BatchNorm layer."""
@@ -24,16 +27,17 @@ def target_statistics(model: nn.Module, batches: Iterable[Tensor]) -> Statistics
     Each layer normalizes with its batch while they are read (AdaBN, Li et al. 2016), as no layer knows the pooled ones
     yet. `model` is a segmenter in eval mode and stays as it is. Layers whose input is 1x1 are left out.
     """
-    names = {id(layer.running_mean): name for name, layer in batch_norm_layers(model).items()}
+    model = copy.deepcopy(model)
+    set_momentum(model, 1.0)  # what a layer stores is then the last batch alone: half the time of reading its input
+    layers = batch_norm_layers(model)
     sums: dict[str, Tensor] = {}
     frames: dict[str, int] = {}
     for images in batches:
-        with batch_norm_statistics(model, "batch"), record_statistics(model) as layers:
+        with batch_norm_statistics(model, "update"), values_per_channel(layers) as values:
             model(images)
-        for layer in layers:
-            mean, variance = layer.mean.double(), layer.variance.double()
+        for name, count in values.items():
+            mean, variance = biased(layers[name], count)
             moments = torch.stack([mean, variance + mean.square()]) * len(images)
-            name = names[id(layer.running_mean)]
             sums[name] = sums[name] + moments if name in sums else moments
             frames[name] = frames.get(name, 0) + len(images)
     statistics: Statistics = {}
@@ -41,6 +45,34 @@ def target_statistics(model: nn.Module, batches: Iterable[Tensor]) -> Statistics
         mean, square = total / frames[name]
         statistics[name] = (mean.float(), (square - mean.square()).clamp_min(0).float())
     return statistics
+
+
+@contextmanager
+def values_per_channel(layers: Mapping[str, _BatchNorm]) -> Iterator[dict[str, int]]:
+    """Count B * H * W, over all processes, at the input of every layer that passes inside run; 1x1 maps are left out."""
+    counts: dict[str, int] = {}
+
+    def counter(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            values = inputs[0][:, 0].numel()
+            if values > len(inputs[0]):
+                counts[name] = values * processes()
+
+        return count
+
+    handles = [layer.register_forward_pre_hook(counter(name)) for name, layer in layers.items()]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def biased(layer: _BatchNorm, count: int) -> tuple[Tensor, Tensor]:
+    """Stored mean and variance (C,) float64 of a layer, the variance over all `count` values and not one less."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean.double(), layer.running_var.double() * ((count - 1) / count)
 
 
 @torch.no_grad()
