@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def load_segmenter(config: ModelConfig) -> tuple[nn.Module, WeightsInfo]:
-    """Build and load the segmenter that `config.weights` holds, in eval mode; what the file does not say, the config must.
+    """Build and load the segmenter of `config.weights`, in eval mode; what the file does not say, the config must.
 
     Raises UserError where file and config contradict each other or too little is known.
     """

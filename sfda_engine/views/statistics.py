@@ -49,7 +49,7 @@ def target_statistics(model: nn.Module, batches: Iterable[Tensor]) -> Statistics
 
 @contextmanager
 def values_per_channel(layers: Mapping[str, _BatchNorm]) -> Iterator[dict[str, int]]:
-    """Count B * H * W, over all processes, at the input of every layer that passes inside run; 1x1 maps are left out."""
+    """Count B * H * W, over all processes, at the input of every layer that runs inside; 1x1 maps are left out."""
     counts: dict[str, int] = {}
 
     def counter(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
