@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.arena.degrade import KINDS
 from benchmarks.arena.run import Entry, Row, run
 from benchmarks.arena.table import draw, lines
 from benchmarks.common.csv_file import read_csv, write_csv
@@ -36,6 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder of frames to adapt on; of labelled ones (images/, labels/); the size, else it is chosen",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--degrade", choices=KINDS, nargs="*", default=[], help="also run on each target made worse so")
     parser.add_argument("--spoilt", choices=SPOILT, nargs="*", default=[], help="also run with settings that collapse")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/arena"), help="stem of .csv, .md, .png")
     options = parser.parse_args(argv)
@@ -48,9 +50,10 @@ def entries(options: argparse.Namespace) -> list[Entry]:
     """Every run, in the order in which it is done."""
     settings = [(), *(SPOILT[name] for name in options.spoilt)]
     return [
-        Entry(arch, weights, *places(target), seed, overrides)
+        Entry(arch, weights, *places(target), seed, kind, overrides)
         for arch, weights in zip(options.network, options.weights, strict=True)
         for target in options.target
+        for kind in (None, *options.degrade)
         for seed in options.seeds
         for overrides in settings
     ]
@@ -72,12 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     done = {key(row.network, row.target, row.seed, row.settings) for row in rows}
     for entry in entries(options):
         settings = " ".join(entry.overrides)
-        if key(entry.weights.stem, entry.labelled.name, entry.seed, settings) in done:
+        if key(entry.weights.stem, entry.target, entry.seed, settings) in done:
             continue
         try:
             row = run(entry)
         except subprocess.CalledProcessError as error:
-            print(f"{entry.weights.stem} on {entry.labelled.name} failed:\n{error.stderr[-2000:]}", file=sys.stderr)
+            print(f"{entry.weights.stem} on {entry.target} failed:\n{error.stderr[-2000:]}", file=sys.stderr)
             continue
         rows.append(row)
         print(f"{row.network} on {row.target}: {row.source:.1f} -> {row.adapted:.1f} ({row.verdict})", flush=True)

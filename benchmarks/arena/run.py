@@ -10,6 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.arena.degrade import Kind, degrade
+
 TOLERANCE, WORTH = 0.3, 1.0
 """Points of mIoU: what a shipped model may lie below the untouched source, and what keeping that may give away."""
 
@@ -24,8 +26,15 @@ class Entry:
     labelled: Path
     size: tuple[int, int] | None
     seed: int = 0
+    kind: Kind | None = None
+    """How frames and labelled frames are made worse first; None leaves them as they are."""
     overrides: tuple[str, ...] = ()
     """Further options of `sfda adapt`: settings that spoil a run, so that the verdict is judged on losing ones too."""
+
+    @property
+    def target(self) -> str:
+        """The name that the table has."""
+        return " ".join(filter(None, (self.labelled.name, self.kind)))
 
 
 @dataclass(frozen=True)
@@ -65,15 +74,25 @@ def is_right(miou: dict[str, float], verdict: str) -> bool:
     return verdict != "keep_source" or max(miou["last"], miou["start"]) <= miou["source"] + WORTH
 
 
+def places(entry: Entry, folder: Path) -> tuple[Path, Path]:
+    """Frames and labelled frames of an entry, degraded into `folder` where it says so."""
+    if entry.kind is None:
+        return entry.frames, entry.labelled
+    labelled = degrade(entry.labelled, entry.kind, folder / "labelled")
+    same = entry.frames == entry.labelled
+    return labelled if same else degrade(entry.frames, entry.kind, folder / "frames"), labelled
+
+
 def run(entry: Entry) -> Row:
     """Run the command and read its result. Raises CalledProcessError with what it said where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
+        frames, labelled = places(entry, Path(folder))
         options = {
             "model.weights": entry.weights,
             "model.arch": entry.arch,
-            "target.root": entry.frames,
-            "evaluate.root": entry.labelled,
+            "target.root": frames,
+            "evaluate.root": labelled,
             "run.output": output,
             "run.seed": entry.seed,
         }
@@ -88,7 +107,7 @@ def run(entry: Entry) -> Row:
     miou = result["miou"]
     return Row(
         network=entry.weights.stem,
-        target=entry.labelled.name if entry.labelled != entry.frames else entry.frames.name,
+        target=entry.target,
         size="x".join(map(str, result["size"])),
         chosen=f"{result['exposure']}, {result['bn_share']:.0%}",
         seed=entry.seed,

@@ -52,6 +52,11 @@ def test_spoilt_settings_are_runs_of_their_own() -> None:
     assert "--method.lr" in settings[1]
 
 
+def test_degraded_targets_have_rows_of_their_own() -> None:
+    found = [(entry.kind, entry.target) for entry in entries(parse([*BASE, "--degrade", "dark", "fog"]))]
+    assert found == [(None, "labelled"), ("dark", "labelled dark"), ("fog", "labelled fog")]
+
+
 def test_networks_need_weights() -> None:
     with pytest.raises(SystemExit):
         parse([*BASE, "--network", "m:g"])
