@@ -39,6 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--degrade", choices=KINDS, nargs="*", default=[], help="also run on each target made worse so")
     parser.add_argument("--spoilt", choices=SPOILT, nargs="*", default=[], help="also run with settings that collapse")
+    parser.add_argument("--ceilings", action="store_true", help="score the best view by labels and the oracle as well")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/arena"), help="stem of .csv, .md, .png")
     options = parser.parse_args(argv)
     if len(options.network) != len(options.weights):
@@ -50,7 +51,7 @@ def entries(options: argparse.Namespace) -> list[Entry]:
     """Every run, in the order in which it is done."""
     settings = [(), *(SPOILT[name] for name in options.spoilt)]
     return [
-        Entry(arch, weights, *places(target), seed, kind, overrides)
+        Entry(arch, weights, *places(target), seed, kind, options.ceilings, overrides)
         for arch, weights in zip(options.network, options.weights, strict=True)
         for target in options.target
         for kind in (None, *options.degrade)

@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.arena.ceilings import ceilings
 from benchmarks.arena.degrade import Kind, degrade
 
 TOLERANCE, WORTH = 0.3, 1.0
@@ -28,6 +29,7 @@ class Entry:
     seed: int = 0
     kind: Kind | None = None
     """How frames and labelled frames are made worse first; None leaves them as they are."""
+    with_ceilings: bool = False
     overrides: tuple[str, ...] = ()
     """Further options of `sfda adapt`: settings that spoil a run, so that the verdict is judged on losing ones too."""
 
@@ -59,6 +61,9 @@ class Row:
     """Whether the verdict neither shipped what is worse than the source nor kept the source where much was to gain."""
     cpu_seconds: float
     """Of the whole command, imports and scoring included."""
+    best_view: float | None
+    """Ceiling of the choice and of the training (`Ceilings`); None where not asked for."""
+    oracle: float | None
 
     @property
     def gain(self) -> float:
@@ -104,6 +109,7 @@ def run(entry: Entry) -> Row:
         subprocess.run(command, check=True, capture_output=True, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = json.loads((output / "result.json").read_text())
+        found = ceilings(output) if entry.with_ceilings else None
     miou = result["miou"]
     return Row(
         network=entry.weights.stem,
@@ -119,5 +125,7 @@ def run(entry: Entry) -> Row:
         last=miou["last"],
         verdict=result["verdict"],
         right=is_right(miou, result["verdict"]),
+        best_view=found.best_view if found else None,
+        oracle=found.oracle if found else None,
         cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
     )

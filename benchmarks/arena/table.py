@@ -13,7 +13,7 @@ from benchmarks.common.plot import save
 
 HEAD = (
     "network", "target", "size", "start: exposure, share", "seed", "settings", "source", "full warm start", "start",
-    "shipped", "gain", "last", "verdict", "right", "CPU s",
+    "shipped", "gain", "last", "best view", "oracle", "verdict", "right", "CPU s",
 )  # fmt: skip
 
 
@@ -23,11 +23,16 @@ def lines(rows: Sequence[Row]) -> list[str]:
         (
             row.network, row.target, row.size, row.chosen, str(row.seed), row.settings,
             *(f"{value:.1f}" for value in (row.source, row.bn_warm_start, row.start, row.adapted)),
-            f"{row.gain:+.1f}", f"{row.last:.1f}", row.verdict, "yes" if row.right else "no", f"{row.cpu_seconds:.0f}",
+            f"{row.gain:+.1f}", f"{row.last:.1f}", *map(ceiling, (row.best_view, row.oracle)),
+            row.verdict, "yes" if row.right else "no", f"{row.cpu_seconds:.0f}",
         )
         for row in rows
     ]  # fmt: skip
-    return [*table(HEAD, body, right=range(6, 12)), "", *summary(rows)]
+    return [*table(HEAD, body, right=range(6, 14)), "", *summary(rows)]
+
+
+def ceiling(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def summary(rows: Sequence[Row]) -> list[str]:

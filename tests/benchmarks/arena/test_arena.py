@@ -66,7 +66,7 @@ def row(**changes: Any) -> Row:
     values = {
         "network": "net", "target": "dusk", "size": "256x192", "chosen": "gamma, 30%", "seed": 0, "settings": "",
         "source": 40.0, "bn_warm_start": 30.0, "start": 42.0, "adapted": 44.0, "last": 44.0, "verdict": "adapted",
-        "right": True, "cpu_seconds": 100.0,
+        "right": True, "cpu_seconds": 100.0, "best_view": None, "oracle": 50.0,
     }  # fmt: skip
     return Row(**values | changes)
 
