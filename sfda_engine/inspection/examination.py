@@ -22,7 +22,7 @@ from sfda_engine.inspection.findings import (
     model_findings,
     size_findings,
 )
-from sfda_engine.models.norms import batch_norm_layers
+from sfda_engine.models.norms import batch_norm_layers, rests_on_batch_norm
 from sfda_engine.models.preprocess import Exposure, gamma_exposure
 from sfda_engine.models.weights import WeightsInfo
 
@@ -61,7 +61,8 @@ def examine(
     findings = [*frame_findings(sample), *size_findings(sample, size, info), *model_findings(model, info)]
     conventions: ConventionFits | None = None
     distance: dict[Exposure, float] | None = None
-    if len(frames) > 1 and not any(finding.severity == "refuse" for finding in findings):
+    # what BatchNorm statistics tell was calibrated on networks that rest on them
+    if rests_on_batch_norm(model) and len(frames) > 1 and not any(finding.severity == "refuse" for finding in findings):
         frames = frames.to(next(model.parameters()).device)
         bright = gamma_exposure(frames)
         conventions = fit_conventions(model, bright, info.normalization)

@@ -91,7 +91,9 @@ def signals_of(
 
 
 def statistics_drift(now: list[tuple[Tensor, Tensor]], start: list[tuple[Tensor, Tensor]]) -> float:
-    """`Signals.bn_drift` of running means and variances (C,), a pair a layer."""
+    """`Signals.bn_drift` of running means and variances (C,), a pair a layer; 0 without BatchNorm."""
+    if not now:
+        return 0.0
     distances = [layer_distance(LayerStatistics(*own, *begun)) for own, begun in zip(now, start, strict=True)]
     return torch.stack(distances).mean().item()
 

@@ -28,7 +28,7 @@ from sfda_engine.views.probabilities import at_once, inputs, spread_batches
 from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
 from sfda_engine.views.view import View, pixels
 
-STATISTICS_FRAMES = 64
+STATISTICS_FRAMES = 32
 CALIBRATION_FRAMES = 128
 CALIBRATION_PIXELS = 2048
 """Of each frame."""

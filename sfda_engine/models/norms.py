@@ -28,12 +28,25 @@ def batch_norm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
-def require_batch_norm(model: nn.Module, origin: str) -> None:
-    """Raise UserError where a model has no BatchNorm: L_BNS (Eq. 4) has nothing to read then."""
+def rests_on_batch_norm(model: nn.Module) -> bool:
+    """Whether at least half of a model's normalization layers carry BatchNorm statistics.
+
+    A transformer may have a single one, in its head: what that says of a domain is little, and nothing was calibrated
+    on it. Layers of other libraries are recognised by the name of their class.
+    """
+    norms = [
+        layer for layer in model.modules() if "norm" in type(layer).__name__.lower() and not list(layer.children())
+    ]
+    layers = len(batch_norm_layers(model))
+    return layers > 0 and 2 * layers >= len(norms)
+
+
+def require_batch_norm(model: nn.Module, why: str) -> None:
+    """Raise UserError, with `why` it is needed, where a model has no BatchNorm: L_BNS (Eq. 4) has nothing to read."""
     if not batch_norm_layers(model):
         raise UserError(
-            f"{origin} has no BatchNorm layer with running statistics. The generator learns the source domain from "
-            "them (Eq. 4), so models with LayerNorm or GroupNorm alone, most transformers, cannot be adapted here."
+            f"{why}, and the generator learns the source domain from BatchNorm statistics (Eq. 4), of which this "
+            "network has none: leave method.alpha and method.beta at 0, as the preset recommended does"
         )
 
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
 from sfda_engine.models.feature_layer import deepest_layer, run_once
+from sfda_engine.models.outputs import are_probabilities, as_logits, check_maps, classes_of, main_map
 from sfda_engine.models.segmenter import ALIGNMENT, SegmenterOutput
 
 
 class UserModule(nn.Module):
-    """Segmenter around `network`, whose forward returns (B, K, h, w) logits or a dict with them as "out".
+    """Segmenter around `network`, whose forward returns what `outputs` understands.
 
     `feature_layer` is the dotted name of the submodule whose (B, C, h', w') output is the features; None = the logits
     stand for them, where a network has no layer that returns a map.
@@ -28,6 +29,8 @@ class UserModule(nn.Module):
         self.network = network
         self.num_classes = num_classes
         self.feature_layer = feature_layer
+        self.probabilities = False
+        """Whether the network ends with a softmax or a sigmoid: `look_at_output` finds out."""
 
     def forward(self, images: Tensor) -> SegmenterOutput:
         if self.feature_layer is None:
@@ -46,28 +49,18 @@ class UserModule(nn.Module):
         features = check_maps(captured[-1], f"the output of '{self.feature_layer}'", "name another layer")
         return SegmenterOutput(self._logits(output), features)
 
+    def look_at_output(self) -> None:
+        """Run the network, its weights loaded, on a frame of noise to see whether it returns probabilities."""
+        self.probabilities = are_probabilities(main_map(run_once(self.network)[0]))
+
     def _logits(self, output: Any) -> Tensor:
-        logits = logits_of(output)
+        logits = as_logits(main_map(output), self.probabilities)
         if logits.shape[1] != self.num_classes:
             raise UserError(
                 f"the network returns {logits.shape[1]} classes but was built for {self.num_classes}: "
                 "the factory must use its num_classes argument"
             )
         return logits
-
-
-def logits_of(output: Any) -> Tensor:
-    """The (B, K, h, w) logits in what a network returns. Raises UserError where there are none."""
-    output = output.get("out") if isinstance(output, dict) else output
-    return check_maps(output, "the network's output", "return (B, K, h, w) logits or a dict with 'out'")
-
-
-def check_maps(value: object, what: str, remedy: str) -> Tensor:
-    """Return `value` if it is a 4-D tensor, else raise UserError."""
-    if isinstance(value, Tensor) and value.ndim == 4:
-        return value
-    found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    raise UserError(f"{what} must be a 4-D tensor, but it is {found}: {remedy}")
 
 
 def build_user_module(arch: str, num_classes: int | None, feature_layer: str | None) -> UserModule:
@@ -99,9 +92,12 @@ def build_user_module(arch: str, num_classes: int | None, feature_layer: str | N
         raise UserError(f"model.arch '{arch}': the factory must return a torch.nn.Module, not {type(network).__name__}")
     if feature_layer is not None:
         check_feature_layer(network, arch, feature_layer)
+    for layer in network.modules():
+        if isinstance(layer, nn.SyncBatchNorm):  # runs on GPUs alone; several processes are `share_statistics`'
+            layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
     if num_classes is None or feature_layer is None:
         output, shapes = watched(network, arch)
-        num_classes = num_classes or logits_of(output).shape[1]
+        num_classes = num_classes or classes_of(main_map(output))
         feature_layer = feature_layer or deepest_layer(shapes)
     return UserModule(network, num_classes, feature_layer)
 

@@ -251,6 +251,7 @@ def build_from_weights(
         model = build_segmenter(arch, num_classes, feature_layer)
         load_state(model, state, path)
         if isinstance(model, UserModule):
+            model.look_at_output()
             num_classes, feature_layer = model.num_classes, model.feature_layer
         assert num_classes is not None
         return model, WeightsInfo(arch=arch, num_classes=num_classes, feature_layer=feature_layer)
@@ -262,6 +263,8 @@ def build_from_weights(
             )
     model = build_segmenter(info.arch, info.num_classes, info.feature_layer)
     load_state(model, state, path)
+    if isinstance(model, UserModule):
+        model.look_at_output()
     return model, info
 
 

@@ -28,7 +28,7 @@ from sfda_engine.models.norms import require_batch_norm
 from sfda_engine.models.segmenter import ALIGNMENT, check_forward
 from sfda_engine.models.weights import WeightsInfo, sha256_of
 from sfda_engine.pipelines.networks import load_segmenter
-from sfda_engine.pipelines.objective import synthetic_size
+from sfda_engine.pipelines.objective import objective_of, synthetic_size
 from sfda_engine.run_folder.create import check_output, create_run_folder
 from sfda_engine.run_folder.resume import begin, origin_of
 from sfda_engine.views.candidates import candidate_sizes, rounded
@@ -111,7 +111,6 @@ def open_inputs(config: Config) -> Opened:
     for warning in literal_warnings(config.method):
         log.warning(warning)
     source, info = load_segmenter(config.model)
-    require_batch_norm(source, f"model.arch {info.arch}")
     target = open_target(config.target)
     check_against(config, source, info)
     source.to(examination_device())
@@ -132,6 +131,8 @@ def first_size(config: Config, info: WeightsInfo, target: Images) -> ImageSize:
 
 def check_against(config: Config, source: nn.Module, info: WeightsInfo) -> None:
     """UserError where the network cannot take what the configuration will show it, or labels do not fit its classes."""
+    if objective_of(config.method).uses_transfer:
+        require_batch_norm(source, f"method.alpha is {config.method.alpha:g}, method.beta {config.method.beta:g}")
     if config.evaluate is not None:
         check_label_folder(config.evaluate, info.class_names)
         check_subset(config.evaluate.subset, info.class_names)

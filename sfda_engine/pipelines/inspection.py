@@ -19,7 +19,6 @@ from sfda_engine.data.readers import Images
 from sfda_engine.distributed.accelerator import precision
 from sfda_engine.inspection.examination import examination_device, examine, exposure_of
 from sfda_engine.inspection.table import intake_json, print_intake
-from sfda_engine.models.norms import require_batch_norm
 from sfda_engine.models.segmenter import check_forward
 from sfda_engine.models.weights import WeightsInfo
 from sfda_engine.pipelines.cost import peak_memory_mb, seconds_per_step
@@ -36,7 +35,6 @@ def inspect_source(config: Config, *, as_json: bool = False) -> int:
     require_data(config, "target")
     check_target_place(config.target, None)
     source, info = load_segmenter(config.model)
-    require_batch_norm(source, f"model.arch {info.arch}")
     source.to(examination_device())
     images = target_images(config)
     size = first_size(config, info, images)

@@ -25,13 +25,13 @@ def frames_per_step(config: Config) -> int:
 
 
 def frames_to_label(config: Config, frames: int) -> int:
-    """How many of `frames` a run trains on: all, or where each costs a pseudo-label, as many as its steps show twice.
+    """How many of `frames` a run trains on: all, or where each costs a pseudo-label, as many as it shows four times.
 
     Labelling a frame by several views costs more than a step on it, and data sets can be of any length.
     """
     if config.method.pseudo_label_weight == 0 or config.run.epochs is not None:
         return frames
-    return min(frames, max(CALIBRATION_FRAMES, total_steps(config, frames) * frames_per_step(config) // 2))
+    return min(frames, max(CALIBRATION_FRAMES, total_steps(config, frames) * frames_per_step(config) // 4))
 
 
 def warmup_steps(config: Config) -> int:

@@ -18,6 +18,7 @@ from sfda_engine.method.steps import Networks
 from sfda_engine.method.teaching_views import teaching_views
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
+from sfda_engine.models.norms import rests_on_batch_norm
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import save_weights
 from sfda_engine.pipelines.choosing import choose_view, frames_for_statistics
@@ -91,7 +92,7 @@ def found_or_made(inputs: Inputs, student: nn.Module, training: Images) -> Start
             if found is None:
                 save_start(folder, student, info, start)
     if inputs.accelerator.is_main_process:
-        tell(start, Console(stderr=True))
+        tell(start, rests_on_batch_norm(student), Console(stderr=True))
     return start
 
 
@@ -123,12 +124,16 @@ def put_under(inputs: Inputs, student: nn.Module, view: View) -> None:
     write_statistics(student, inputs.source, statistics, view.share)
 
 
-def tell(start: Start, console: Console) -> None:
-    """The view that was chosen, in a line."""
+def tell(start: Start, shared: bool, console: Console) -> None:
+    """The view that was chosen, in a line; `shared` = there are BN statistics to choose a share of."""
     view, among = start.view, len(start.witnesses.views)
+    statistics = (
+        f"{view.share:.0%} of the source's BN statistics"
+        if shared
+        else "BN statistics, of which the network has few or none, stay as they are"
+    )
     console.print(
-        f"start: {view.size.width}x{view.size.height}, exposure {view.exposure}, {view.share:.0%} of the source's BN "
-        f"statistics; of {among} views",
+        f"start: {view.size.width}x{view.size.height}, exposure {view.exposure}, {statistics}; of {among} views",
         highlight=False,
         soft_wrap=True,
     )

@@ -34,7 +34,7 @@ from sfda_engine.evaluation.expectation import deviation_warnings, expectation
 from sfda_engine.evaluation.scores import as_json, check_subset, print_scores, scoring_failed
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.files import write_json
-from sfda_engine.models.norms import require_batch_norm, share_statistics
+from sfda_engine.models.norms import share_statistics
 from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import check_forward, upsample
 from sfda_engine.models.weights import WeightsInfo, save_weights
@@ -81,7 +81,6 @@ def train_source(config: Config) -> Path:
     check_data(config, info, images, *([] if validation is None else [validation]))
     set_seed(config.run.seed)
     model = fresh_segmenter(info, config.model)
-    require_batch_norm(model, f"model.arch {info.arch}")
     check_forward(model, ImageSize(*source.size))
     folder = run_folder_of(config)
     accelerator = accelerator_for(config, folder)

@@ -18,6 +18,7 @@ from sfda_engine.models.norms import (
     mix_statistics,
     reestimate_statistics,
     require_batch_norm,
+    rests_on_batch_norm,
     set_momentum,
 )
 
@@ -177,14 +178,26 @@ def test_reestimation_is_not_differentiated() -> None:
 def test_a_model_without_batch_norm_is_refused(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), norm)
     assert batch_norm_layers(model) == {}
-    with pytest.raises(UserError, match=r"^model\.arch my\.vit has no BatchNorm layer.*LayerNorm"):
-        require_batch_norm(model, "model.arch my.vit")
+    assert not rests_on_batch_norm(model)
+    with pytest.raises(UserError, match=r"^method\.alpha is 1.*method\.beta"):
+        require_batch_norm(model, "method.alpha is 1")
 
 
 def test_a_model_with_batch_norm_is_accepted_and_its_layers_are_named() -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.Sequential(nn.SyncBatchNorm(4)), nn.BatchNorm1d(2))
     assert list(batch_norm_layers(model)) == ["1.0", "2"]
-    require_batch_norm(model, "model.arch mixed")
+    require_batch_norm(model, "mixed")
+
+
+@pytest.mark.parametrize(("others", "rests"), [(0, True), (2, True), (3, False)])
+def test_a_network_rests_on_batch_norm_where_that_is_half_of_its_norms(others: int, rests: bool) -> None:
+    class LayerNorm2d(nn.Module):
+        """Of no library that is known here."""
+
+    model = nn.Sequential(
+        nn.BatchNorm2d(4), nn.BatchNorm2d(4), *(LayerNorm2d() for _ in range(others)), nn.Conv2d(4, 4, 1)
+    )
+    assert rests_on_batch_norm(model) == rests
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

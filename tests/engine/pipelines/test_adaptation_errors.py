@@ -65,7 +65,7 @@ def other_architecture(folder: Path, weights: Path) -> list[str]:
 def without_batch_norm(folder: Path, weights: Path) -> list[str]:
     info = WeightsInfo(arch="sfda_toy:without_batch_norm", num_classes=9, feature_layer="encoder")
     save_weights(folder / "plain.safetensors", build_segmenter(info.arch, 9, "encoder"), info)
-    return ["--model.weights", str(folder / "plain.safetensors")]
+    return ["--model.weights", str(folder / "plain.safetensors"), "--method.preset", "paper"]
 
 
 def unknown_feature_layer(folder: Path, weights: Path) -> list[str]:
@@ -146,7 +146,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "wrong class set": (wrong_class_set, "camvid has 11 classes, the model has 9"),
     "weights of another architecture": (other_architecture, "do not fit streetnet"),
     "truncated weights": (truncated, "truncated or damaged"),
-    "model without BatchNorm": (without_batch_norm, "no BatchNorm layer"),
+    "the paper's generator without BatchNorm": (without_batch_norm, "method.alpha"),
     "unknown feature layer": (unknown_feature_layer, "'no_such_layer' is not a layer"),
     "used run folder": (used_run_folder, "--run.resume true"),
     "unwritable output": (file_as_parent, "cannot be created"),

@@ -91,8 +91,8 @@ def test_epochs_win_over_steps() -> None:
 @pytest.mark.parametrize(
     ("run", "weight", "count"),
     [
-        (RunConfig(steps=60), 1.0, 240),  # 60 steps of 8 frames, each seen twice
-        (RunConfig(steps=60, gradient_accumulation=2), 1.0, 480),
+        (RunConfig(steps=120), 1.0, 240),  # 120 steps of 8 frames, each seen four times
+        (RunConfig(steps=120, gradient_accumulation=2), 1.0, 480),
         (RunConfig(steps=6000), 1.0, 10_000),
         (RunConfig(steps=1), 1.0, CALIBRATION_FRAMES),
         (RunConfig(epochs=1), 1.0, 10_000),  # the user wants all of them seen

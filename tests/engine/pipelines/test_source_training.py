@@ -102,7 +102,6 @@ def test_what_adaptation_alone_reads_may_differ_in_a_resumed_training(
         (["--source.val_root", "nowhere"], "nowhere"),
         (["--model.arch", "null"], "model.arch"),
         (["--model.arch", "resnext", "--model.feature_layer", "null"], "unknown model.arch 'resnext'"),
-        (["--model.arch", "sfda_toy:without_batch_norm"], "no BatchNorm layer"),
         (["--model.classes", "null"], "model.classes"),
         (["--model.classes", "camvid", "--model.num_classes", "9"], "contradicts"),
         (["--model.backbone_weights", "no.pth"], "ImageNet"),
