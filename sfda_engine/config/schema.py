@@ -216,7 +216,7 @@ class MethodConfig:
     """Generator steps on L_BNS + tau L_DAD^st before the student moves."""
     generator_steps: int = key(1, at_least=1)
     """Generator updates per student update."""
-    lr: float = key(3e-3, above=0)
+    lr: float = key(1e-2, above=0)
     """Learning rate of the student (SGD, Nesterov momentum 0.9, weight decay 1e-4, polynomial decay 0.9)."""
     generator_lr: float = key(1e-3, above=0)
     """Learning rate of the generator (Adam)."""

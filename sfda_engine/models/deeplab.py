@@ -14,8 +14,6 @@ class DeepLabV3(nn.Module):
     In training mode a batch of one image is refused by the batch norm of ASPP's global pooling.
     """
 
-    ignored_prefixes = ("aux_classifier.",)  # torchvision's pretrained files carry an auxiliary head
-
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         parts = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=num_classes)

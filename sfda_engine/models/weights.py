@@ -7,10 +7,12 @@ import json
 import math
 import pickle
 import warnings
+from argparse import Namespace
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -20,13 +22,22 @@ from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
 from sfda_engine.files import whole_file
 from sfda_engine.models import ARCHITECTURES, build_segmenter
+from sfda_engine.models.foreign_state import State, matched, states_in
 from sfda_engine.models.preprocess import Exposure, Normalization
 from sfda_engine.models.user_module import UserModule
 
 METADATA_KEY = "sfda"
 MOST_CLASSES = 1000
 LONGEST_NAME = 200
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+# what trainers keep beside weights, and what makes nothing but itself: options and single numbers
+HARMLESS: list[Any] = [
+    Namespace,
+    numpy.dtype,
+    *(type(numpy.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")),
+    (numpy.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (numpy.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +80,12 @@ def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
         partial.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(asdict(info))}))
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo | None]:
+def read_weights(path: str | Path, network: nn.Module | None = None) -> tuple[dict[str, Tensor], WeightsInfo | None]:
     """Read a state dict (CPU tensors) and its description; None if the file is not one of ours.
 
-    Formats: .safetensors, or torch's .pt, .pth, .bin holding a state dict, bare or under "state_dict" or
-    "model". In a foreign file a prefix "module." that all keys have is stripped. No code in the file is run.
-    UserError: the file is missing, of another kind, damaged, holds code, or holds things that are no tensors.
+    Formats: .safetensors, or what torch saves (TORCH_SUFFIXES): a state dict, bare or anywhere in a checkpoint. With
+    the `network` that it is for, it is the state that fits best, without its prefix (`foreign_state`); else the
+    largest. No code in the file is run. UserError: the file is missing, of another kind, damaged, holds code, or no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,14 +93,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo | Non
         raise UserError(f"weights {path} {what}: give the path of a weights file")
     if path.suffix == ".safetensors":
         state, info = read_safetensors(path)
+        states = {"": state}
     elif path.suffix in TORCH_SUFFIXES:
-        state, info = read_torch(path), None
+        states, info = read_torch(path), None
     else:
         known = ", ".join((".safetensors", *TORCH_SUFFIXES))
         raise UserError(f"weights {path}: unknown suffix '{path.suffix}', a weights file ends in one of {known}")
-    if info is None and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state, info
+    if info is None and network is not None:
+        return matched(states, network.state_dict(), path), None
+    return max(states.values(), key=len), info
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], WeightsInfo | None]:
@@ -148,12 +160,13 @@ def is_color(color: tuple[int, ...]) -> bool:
     return len(color) == 3 and all(type(value) is int and 0 <= value <= 255 for value in color)
 
 
-def read_torch(path: Path) -> dict[str, Tensor]:
-    """The state dict in a torch file; UserError if it is damaged, holds code, or holds no state dict."""
+def read_torch(path: Path) -> dict[str, State]:
+    """The state dicts in a torch file, by their place; UserError if it is damaged, holds code, or holds none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the errors below say all that is needed
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(HARMLESS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"weights {path} is damaged, or holds Python code or objects beside tensors; nothing in it was executed. "
@@ -164,29 +177,18 @@ def read_torch(path: Path) -> dict[str, Tensor]:
             f"weights {path} is truncated, a TorchScript archive or no torch file ({type(error).__name__}): "
             "copy it again, or save the model's state_dict()"
         ) from error
-    for entry in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(entry), dict):
-            content = content[entry]
-    if not isinstance(content, dict):
-        raise UserError(f"weights {path} holds a {type(content).__name__}, not a state dict: save model.state_dict()")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(
-                f"weights {path}: entry {key!r} is a {type(value).__name__}, not a tensor: "
-                "save model.state_dict() alone"
-            )
-    return dict(content)
+    states = dict(states_in(content))
+    if not states:
+        raise UserError(f"weights {path} hold a {type(content).__name__} without tensors: save model.state_dict()")
+    return states
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
     """Load `state` into `model` (in place), strictly: every key there, no other key, every shape equal.
 
-    Keys under the architecture's `ignored_prefixes` are dropped. `origin` names the file in the UserError,
-    which lists missing, unexpected and misshapen keys; nothing is loaded then.
+    `origin` names the file in the UserError, which lists missing, unexpected and misshapen keys: nothing is loaded.
     """
     module = weights_module(model)
-    ignored = getattr(model, "ignored_prefixes", ())
-    state = {key: value for key, value in state.items() if not key.startswith(tuple(ignored))}
     expected = module.state_dict()
     problems = [
         *list_keys("missing", [key for key in expected if key not in state]),
@@ -249,7 +251,7 @@ def build_from_weights(
             )
         num_classes = num_classes or last_layer_classes(state, arch)
         model = build_segmenter(arch, num_classes, feature_layer)
-        load_state(model, state, path)
+        load_state(model, read_weights(path, weights_module(model))[0], path)
         if isinstance(model, UserModule):
             model.look_at_output()
             num_classes, feature_layer = model.num_classes, model.feature_layer

