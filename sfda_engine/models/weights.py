@@ -85,7 +85,7 @@ def read_weights(path: str | Path, network: nn.Module | None = None) -> tuple[di
 
     Formats: .safetensors, or what torch saves (TORCH_SUFFIXES): a state dict, bare or anywhere in a checkpoint. With
     the `network` that it is for, it is the state that fits best, without its prefix (`foreign_state`); else the
-    largest. No code in the file is run. UserError: the file is missing, of another kind, damaged, holds code, or no tensors.
+    largest. No code in the file is run. UserError: it is missing, of another kind, damaged, holds code, or no tensors.
     """
     path = Path(path)
     if not path.is_file():
