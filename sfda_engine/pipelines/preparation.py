@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from accelerate.utils import set_seed
 from rich.console import Console
@@ -18,7 +18,7 @@ from sfda_engine.method.steps import Networks
 from sfda_engine.method.teaching_views import teaching_views
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
-from sfda_engine.models.norms import rests_on_batch_norm
+from sfda_engine.models.norms import batch_norm_layers, rests_on_batch_norm
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import save_weights
 from sfda_engine.pipelines.choosing import choose_view, frames_for_statistics
@@ -27,7 +27,7 @@ from sfda_engine.pipelines.networks import fresh_segmenter
 from sfda_engine.pipelines.objective import frames_to_label, synthetic_size
 from sfda_engine.run_folder.start import Start, find_start, load_start, save_start
 from sfda_engine.views.probabilities import spread_batches
-from sfda_engine.views.statistics import target_statistics, write_statistics
+from sfda_engine.views.statistics import Statistics, target_statistics, write_statistics
 from sfda_engine.views.view import View
 
 
@@ -73,43 +73,42 @@ def frames_to_train_on(inputs: Inputs) -> Images:
 
 
 def found_or_made(inputs: Inputs, student: nn.Module, training: Images) -> Start:
-    """The start of a resumed run from its folder, of another one made and saved there; `student` becomes it.
-
-    Written beside it: `start.safetensors`, and `bn_warm_start.safetensors`, the same with the target's BN statistics
-    alone, which take all processes.
-    """
+    """The start of a resumed run from its folder, of another one made and saved there; `student` becomes it."""
     folder = inputs.folder
     found = find_start(folder) if folder is not None and inputs.config.run.resume else None
     wait_for_all()  # all have looked before one writes
     start = make_start(inputs, student, training) if found is None else load_start(found, student, training)
-    if folder is not None:
-        warm = copy.deepcopy(inputs.source)
-        put_under(inputs, warm, replace(start.view, share=0.0))
-        if inputs.accelerator.is_main_process:
-            info = inputs.under(start.view).adapted_info
-            save_weights(folder / "start.safetensors", student, info)
-            save_weights(folder / "bn_warm_start.safetensors", warm, info)
-            if found is None:
-                save_start(folder, student, info, start)
     if inputs.accelerator.is_main_process:
         tell(start, rests_on_batch_norm(student), Console(stderr=True))
     return start
 
 
 def make_start(inputs: Inputs, student: nn.Module, training: Images) -> Start:
-    """The chosen view, `student` under it, and pseudo-labels where the run trains on them."""
-    chosen = choose_view(inputs)
-    put_under(inputs, student, chosen.choice.view)
+    """The chosen view, `student` under it, and pseudo-labels where the run trains on them; saved in the run folder.
+
+    Written beside it: `start.safetensors`, and `bn_warm_start.safetensors` with the target's BN statistics alone.
+    """
+    chosen, folder = choose_view(inputs), inputs.folder
+    view = chosen.choice.view
+    statistics = statistics_under(inputs, inputs.source, view)
+    write_statistics(student, inputs.source, statistics, view.share)
     labelled = None
     if inputs.config.method.pseudo_label_weight > 0:
         labelled = label_target(
             inputs.source,
             inputs.info.normalization,
             training,
-            teaching_views(chosen.choice.view, [score.view for score in chosen.choice.scores]),
+            teaching_views(view, [score.view for score in chosen.choice.scores]),
             progress=inputs.accelerator.is_main_process,
         )
-    return Start(chosen.choice, chosen.witnesses, labelled)
+    start = Start(chosen.choice, chosen.witnesses, labelled)
+    if folder is not None and inputs.accelerator.is_main_process:
+        info, warm = inputs.under(view).adapted_info, copy.deepcopy(inputs.source)
+        write_statistics(warm, inputs.source, statistics, 0.0)
+        save_weights(folder / "start.safetensors", student, info)
+        save_weights(folder / "bn_warm_start.safetensors", warm, info)
+        save_start(folder, student, info, start)  # the last: a resumed run takes it for the sign that all are there
+    return start
 
 
 def preprocess_for(inputs: Inputs, view: View) -> Preprocess:
@@ -117,11 +116,18 @@ def preprocess_for(inputs: Inputs, view: View) -> Preprocess:
 
 
 def put_under(inputs: Inputs, student: nn.Module, view: View) -> None:
-    """Give a copy of the source the BN statistics of a view, by its own weights on the target; all processes do."""
+    """Give a network of the source's layers the BN statistics of a view, by its own weights; all processes do."""
     student.to(inputs.accelerator.device).eval()
-    frames = frames_for_statistics(inputs.target) if view.share < 1 else []
-    statistics = target_statistics(student, spread_batches(frames, preprocess_for(inputs, view), view.size))
+    statistics = statistics_under(inputs, student, view) if view.share < 1 else {}
     write_statistics(student, inputs.source, statistics, view.share)
+
+
+def statistics_under(inputs: Inputs, network: nn.Module, view: View) -> Statistics:
+    """The target's BN statistics by the weights of `network`, at the exposure and size of a view."""
+    if not batch_norm_layers(network):
+        return {}
+    frames = frames_for_statistics(inputs.target)
+    return target_statistics(network, spread_batches(frames, preprocess_for(inputs, view), view.size))
 
 
 def tell(start: Start, shared: bool, console: Console) -> None:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfda_engine.distributed.collectives import processes
-from sfda_engine.models.norms import batch_norm_layers, batch_norm_statistics, mix_statistics, set_momentum
+from sfda_engine.models.norms import (
+    GlobalBatchNorm,
+    batch_norm_layers,
+    batch_norm_statistics,
+    mix_statistics,
+    set_momentum,
+)
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and biased variance (C,) float32 by the dotted name of the BatchNorm layer."""
@@ -49,14 +55,14 @@ def target_statistics(model: nn.Module, batches: Iterable[Tensor]) -> Statistics
 
 @contextmanager
 def values_per_channel(layers: Mapping[str, _BatchNorm]) -> Iterator[dict[str, int]]:
-    """Count B * H * W, over all processes, at the input of every layer that runs inside; 1x1 maps are left out."""
+    """Count B * H * W at the input of every layer that runs inside; 1x1 maps are left out."""
     counts: dict[str, int] = {}
 
     def counter(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             values = inputs[0][:, 0].numel()
             if values > len(inputs[0]):
-                counts[name] = values * processes()
+                counts[name] = values
 
         return count
 
@@ -69,7 +75,8 @@ def values_per_channel(layers: Mapping[str, _BatchNorm]) -> Iterator[dict[str, i
 
 
 def biased(layer: _BatchNorm, count: int) -> tuple[Tensor, Tensor]:
-    """Stored mean and variance (C,) float64 of a layer, the variance over all `count` values and not one less."""
+    """Stored mean and variance (C,) float64 of a layer, the variance over all its values, `count` in each process."""
+    count *= processes() if isinstance(layer, GlobalBatchNorm) else 1
     assert layer.running_mean is not None
     assert layer.running_var is not None
     return layer.running_mean.double(), layer.running_var.double() * ((count - 1) / count)
