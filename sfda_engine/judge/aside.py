@@ -8,12 +8,12 @@ from sfda_engine.data.frame_sample import spread
 
 SHARE = 0.2
 """Of the frames, kept aside."""
-STRETCH_EVERY = 100
+STRETCH_EVERY = 40
 """Frames per stretch kept aside: one at least, STRETCHES at most."""
 STRETCHES = 5
 LEAST = 20
 """Frames below which none is kept aside: training would miss them more than the verdict gains."""
-JUDGED = 16
+JUDGED = 12
 """Frames that models are judged on, spread over those kept aside."""
 
 

@@ -12,7 +12,7 @@ from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.images import stated
 from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
-from sfda_engine.judge.aside import set_aside
+from sfda_engine.judge.aside import Split, set_aside
 from sfda_engine.judge.choice import Choice, choose
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.training.progress import phase_progress
@@ -20,9 +20,10 @@ from sfda_engine.views.candidates import SHARES, candidates
 from sfda_engine.views.probabilities import Predictions, predict
 from sfda_engine.views.view import View
 
-CHOICE_FRAMES = 12
-"""Frames that views are compared on; those that models are judged on are among them."""
-STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 24
+CHOICE_FRAMES = 16
+"""Frames spread over the training frames that views are compared on, beside those that models are judged on: these
+alone are of a few stretches, and the views of a stretch at night are not those of the drive."""
+STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 16
 """Of the start, and of each of the views that it is chosen from."""
 
 
@@ -39,9 +40,7 @@ def choose_view(inputs: Inputs) -> Chosen:
     config, info = inputs.config, inputs.info
     views = candidates(inputs.source, inputs.sizes, info.exposure, shares_of(config))
     split = set_aside(len(inputs.target))
-    more = spread(len(split.training), max(0, CHOICE_FRAMES - len(split.judged)))
-    shown = [*split.judged, *(split.training[place] for place in more)]
-    frames = [inputs.target.image(index) for index in dict.fromkeys(shown)]
+    frames = [inputs.target.image(index) for index in shown(split)]
     title = f"looking at the target through {len(views)} views of the source"
     with phase_progress(title, enabled=inputs.accelerator.is_main_process) as advance:
         statistics = frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES)
@@ -50,6 +49,12 @@ def choose_view(inputs: Inputs) -> Chosen:
         lambda: choose(predictions, info.exposure, stated(config.target.size), lambda view: suits(view, config))
     )
     return Chosen(choice, predictions.first(len(split.judged)))
+
+
+def shown(split: Split) -> list[int]:
+    """Indices of the frames that views are compared on: the judged ones first, then CHOICE_FRAMES that train."""
+    more = spread(len(split.training), CHOICE_FRAMES)
+    return list(dict.fromkeys([*split.judged, *(split.training[place] for place in more)]))
 
 
 def frames_for_statistics(target: Images, count: int = STATISTICS_FRAMES) -> list[Image.Image]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sfda_engine.judge.aside import JUDGED, LEAST, SHARE, STRETCHES, set_aside
+from sfda_engine.judge.aside import JUDGED, LEAST, SHARE, STRETCH_EVERY, STRETCHES, set_aside
 
 
 @pytest.mark.parametrize("total", [20, 62, 101, 305, 1403, 10_000])
@@ -16,7 +16,7 @@ def test_frames_are_kept_aside_in_stretches(total: int) -> None:
     aside = sorted(set(range(total)) - set(split.training))
     assert set(split.judged) <= set(aside)
     begins = [index for index in aside if index - 1 not in aside]
-    assert len(begins) == min(STRETCHES, max(1, total // 100))
+    assert len(begins) == min(STRETCHES, max(1, total // STRETCH_EVERY))
 
 
 def test_all_stretches_are_judged() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sfda_engine.config.schema import Config, MethodConfig, ModelConfig
 from sfda_engine.data.images import ImageSize
 from sfda_engine.judge.aside import set_aside
-from sfda_engine.pipelines.choosing import shares_of, suits
+from sfda_engine.pipelines.choosing import shares_of, shown, suits
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.views.view import View
 
@@ -44,6 +44,18 @@ def test_a_size_that_is_not_stated_is_chosen(trainer: Callable[..., Trainer]) ->
     assert run.size in {view.size for view in run.start.choice.by_size}
     images = next(iter(run.batches("adaptation", 0, 1)))[1][0].images
     assert tuple(images.shape[-2:]) == (run.size[1], run.size[0])
+
+
+@pytest.mark.parametrize("total", [62, 124, 1403])
+def test_views_are_compared_on_frames_of_the_whole_drive(total: int) -> None:
+    split = set_aside(total)
+    frames = shown(split)
+    assert tuple(frames[: len(split.judged)]) == split.judged
+    assert {index * 4 // total for index in frames[len(split.judged) :]} == set(range(4))
+
+
+def test_few_frames_are_looked_at_once() -> None:
+    assert sorted(shown(set_aside(5))) == list(range(5))
 
 
 def test_the_student_trains_on_no_frame_that_it_is_judged_on() -> None:
