@@ -18,13 +18,15 @@ from sfda_engine.judge.verdict import (
     START,
     Defendant,
     ModelScores,
-    Testimony,
     decide,
     information,
     judge,
     score,
     seen,
     suited,
+)
+from sfda_engine.judge.verdict import (
+    Testimony as Said,
 )
 from sfda_engine.models.preprocess import Normalization, Preprocess
 from sfda_engine.models.segmenter import SegmenterOutput
@@ -144,7 +146,7 @@ def test_agreement_is_the_mean_macro_iou_with_the_other_witnesses() -> None:
     presence = torch.full((FRAMES, CLASSES), 1 / CLASSES)
     predictions = Predictions(VIEWS, CLASSES, labels, blank)
     own = torch.randint(CLASSES, (FRAMES, 5, 7), generator=generator, dtype=torch.uint8)
-    looks = {name: Testimony(maps, torch.zeros(FRAMES), presence) for name, maps in ((SOURCE, labels[0]), ("1", own))}
+    looks = {name: Said(maps, torch.zeros(FRAMES), presence) for name, maps in ((SOURCE, labels[0]), ("1", own))}
     scores = score(looks, {SOURCE: VIEWS[0], "1": VIEWS[0]}, predictions)
 
     def overlap(first: np.ndarray, second: np.ndarray) -> float:
@@ -170,7 +172,7 @@ def test_witnesses_have_the_share_of_the_view_or_the_nearest_and_are_not_the_vie
 @pytest.mark.parametrize(("entropy", "expected"), [(0.0, math.log(2)), (0.4, math.log(2) - 0.4)])
 def test_information_of_two_classes_that_share_the_frames(entropy: float, expected: float) -> None:
     presence = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    own = Testimony(torch.zeros(2, 1, 1), torch.full((2,), entropy), presence)
+    own = Said(torch.zeros(2, 1, 1), torch.full((2,), entropy), presence)
     assert information(own) == pytest.approx(expected, abs=1e-6)
 
 
