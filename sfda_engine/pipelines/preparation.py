@@ -18,7 +18,7 @@ from sfda_engine.method.steps import Networks
 from sfda_engine.method.teaching_views import teaching_views
 from sfda_engine.models.discriminator import PatchDiscriminator
 from sfda_engine.models.generator import Generator
-from sfda_engine.models.norms import batch_norm_layers, rests_on_batch_norm
+from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.weights import save_weights
 from sfda_engine.pipelines.choosing import choose_view, frames_for_statistics
@@ -79,7 +79,7 @@ def found_or_made(inputs: Inputs, student: nn.Module, training: Images) -> Start
     wait_for_all()  # all have looked before one writes
     start = make_start(inputs, student, training) if found is None else load_start(found, student, training)
     if inputs.accelerator.is_main_process:
-        tell(start, rests_on_batch_norm(student), Console(stderr=True))
+        tell(start, bool(batch_norm_layers(student)), Console(stderr=True))
     return start
 
 
@@ -133,11 +133,7 @@ def statistics_under(inputs: Inputs, network: nn.Module, view: View) -> Statisti
 def tell(start: Start, shared: bool, console: Console) -> None:
     """The view that was chosen, in a line; `shared` = there are BN statistics to choose a share of."""
     view, among = start.view, len(start.witnesses.views)
-    statistics = (
-        f"{view.share:.0%} of the source's BN statistics"
-        if shared
-        else "BN statistics, of which the network has few or none, stay as they are"
-    )
+    statistics = f"{view.share:.0%} of the source's BN statistics" if shared else "no BN statistics in this network"
     console.print(
         f"start: {view.size.width}x{view.size.height}, exposure {view.exposure}, {statistics}; of {among} views",
         highlight=False,

@@ -11,7 +11,7 @@ from torch import nn
 
 from sfda_engine.data.images import ImageSize
 from sfda_engine.errors import UserError
-from sfda_engine.models.norms import rests_on_batch_norm
+from sfda_engine.models.norms import batch_norm_layers
 from sfda_engine.models.preprocess import Exposure
 from sfda_engine.models.segmenter import SMALLEST, alignment_of, scaled_size
 from sfda_engine.views.view import View, by_pixels, pixels
@@ -87,9 +87,9 @@ def candidates(
 ) -> list[View]:
     """Every view of a segmenter at `sizes`; `exposure` is the one that the source states.
 
-    A network with little or no BatchNorm has no statistics worth sharing: its share is always 1.
+    A network without BatchNorm has no statistics to share: its share is always 1. A single layer may matter much.
     """
-    shares = shares if rests_on_batch_norm(model) else (1.0,)
+    shares = shares if batch_norm_layers(model) else (1.0,)
     exposures = dict.fromkeys((exposure, *EXPOSURES))
     return [View(light, size, share) for light, size, share in itertools.product(exposures, sizes, shares)]
 
