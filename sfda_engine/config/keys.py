@@ -43,10 +43,11 @@ class Key:
 
 @cache
 def _docs(cls: type) -> dict[str, str]:
-    """Docstrings of a dataclass's fields; a run that prints no help does without the parser."""
+    """Docstrings of a dataclass's fields, of its bases first; a run that prints no help does without the parser."""
     from docstring_parser import parse_from_object
 
-    return {param.arg_name: " ".join((param.description or "").split()) for param in parse_from_object(cls).params}
+    params = [param for base in reversed(cls.__mro__[:-1]) for param in parse_from_object(base).params]
+    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
 def _collect(cls: type, prefix: str = "") -> tuple[dict[str, Section], dict[str, Key]]:

@@ -153,8 +153,8 @@ class TargetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Labelled target frames that only `evaluate` opens, after adaptation."""
+class LabelledConfig:
+    """Labelled frames."""
 
     dataset: Dataset = "folder"
     """folder = images in root/images and labels in root/labels; scenes = procedural street scenes; the others =
@@ -166,6 +166,12 @@ class EvaluateConfig:
     a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
     frames: int | None = key(None, at_least=1)
     """Use only this many frames. null = all of a folder, the default number of scenes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(LabelledConfig):
+    """Labelled target frames that only `evaluate` opens, after adaptation."""
+
     subset: tuple[str, ...] | None = None
     """Names of the classes that the mean is taken over, or of class sets ([synthia16], [cityscapes13]).
     null = every class with a labelled pixel."""
@@ -240,19 +246,9 @@ class MethodConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
+class SourceConfig(LabelledConfig):
     """Labelled source frames and how to train on them; only `train_source` reads this section."""
 
-    dataset: Dataset = "folder"
-    """folder = images in root/images and labels in root/labels; scenes = procedural street scenes; the others =
-    published data sets in their official layout."""
-    root: str | None = None
-    """Folder with images/ and labels/, or of a published data set."""
-    split: str | None = None
-    """Subfolder (dataset folder), day, fog, night, rain, city, camera (scenes), or an official split: train, val, ...;
-    a city of crosscity; night/train of acdc. null = all of gta5 and synthia."""
-    frames: int | None = key(None, at_least=1)
-    """Use only this many frames. null = all of a folder, the default number of scenes."""
     val_root: str | None = None
     """Folder of the labelled validation frames. null = `root`."""
     val_split: str | None = None
