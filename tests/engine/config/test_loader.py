@@ -36,7 +36,7 @@ run: {output: null, seed: 0, steps: null, epochs: null, mixed_precision: null, c
 model: {arch: null, num_classes: null, feature_layer: null, normalization: null, exposure: auto}
 target: {dataset: folder, split: null, size: null, batch_size: 8}
 method: {preset: recommended, alpha: 0.0, beta: 0.0, tau: 0.5, gamma: 0.0, max_square_weight: 0.0, patch_grid: 4,
-         temperature: 0.1, student_init: source, synthetic_size: null, warmup_steps: 100, lr: 3.0e-3,
+         temperature: 0.1, student_init: source, synthetic_size: null, warmup_steps: 100, lr: 1.0e-2,
          generator_lr: 1.0e-3, discriminator_lr: 1.0e-4, pseudo_label_weight: 1.0, terms: stable, bn_share: null,
          target_bn: running, synthetic_bn: source, clip_grad_norm: 5.0}
 """
