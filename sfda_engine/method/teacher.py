@@ -2,8 +2,8 @@
 
 What only one view says is probably wrong: the mean probability over sizes, shares of the source's BN statistics and
 mirrorings is better than its best member, and costs nothing at deployment. A mean forgets small classes, so its
-log-probabilities are shifted until each class covers the share of pixels that the start gives it; of each class the
-least sure pixels stay unlabelled.
+log-probabilities are shifted until each class covers the share of pixels that the views give it by themselves; of each
+class the least sure pixels stay unlabelled.
 
 Shapes: B frames of a batch, K classes, M sampled pixels, H/W the labels' size, that of the largest view.
 """
@@ -11,6 +11,7 @@ Shapes: B frames of a batch, K classes, M sampled pixels, H/W the labels' size, 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -72,18 +73,20 @@ class Teacher:
         return self.network(images).logits.float(), self.network(images.flip(-1)).logits.float().flip(-1)
 
     def look(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Mean softmax over views and mirrorings (B, K, H, W), and the start's own labels (B, H, W) int64."""
+        """Mean softmax over views and mirrorings (B, K, H, W), and how many pixels (K,) each class wins in them all.
+
+        In all, since a single view may have lost a class that the others see.
+        """
         width, height = self.size
         total: Tensor | None = None
+        won = torch.zeros(())
         for view in self.views:
             for logits in self.logits(frames, view):
                 probabilities = upsample(logits, (height, width)).softmax(1)
-                if total is None:
-                    total, own = probabilities, probabilities.argmax(1)
-                else:
-                    total += probabilities
+                won = won + probabilities.argmax(1).flatten().bincount(minlength=probabilities.shape[1])
+                total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
-        return total / (2 * len(self.views)), own
+        return total / (2 * len(self.views)), won
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Calibration:
     """What turns the teacher's mean probabilities into labels."""
 
     offsets: Tensor
-    """(K,) added to the log-probabilities, so that each class wins the share of pixels that the start gives it."""
+    """(K,) added to the log-probabilities, so that each class wins the share of pixels that the views give it."""
     thresholds: Tensor
     """(K,) least probability, after the offsets, of a pixel labelled with the class."""
     kept: dict[int, Tensor]
@@ -125,9 +128,9 @@ def calibrate(teacher: Teacher, frames: Images, drop: float = DROP) -> Calibrati
     counts: list[Tensor] = []
     kept: dict[int, Tensor] = {}
     for part in batched(spread(len(frames), CALIBRATION_FRAMES), teacher.batch):
-        mean, start = teacher.look([frames.image(index) for index in part])
+        mean, won = teacher.look([frames.image(index) for index in part])
         sampled.append(sample_pixels(mean))
-        counts.append(start.flatten().bincount(minlength=mean.shape[1]))
+        counts.append(won)
         room = KEPT_BYTES // (2 * mean[0].numel()) - len(kept)
         kept |= {index: one.half() for index, one in list(zip(part, mean, strict=True))[: max(0, room)]}
     probabilities, won = torch.cat(sampled), torch.stack(counts).sum(0)  # (M, K), (K,)
@@ -154,14 +157,19 @@ def label_frames(
 def align_shares(probabilities: Tensor, share: Tensor) -> Tensor:
     """Offsets (K,) of the log-probabilities (M, K) with which each class wins `share` (K,) of the pixels.
 
-    Distribution alignment (Berthelot et al., ReMixMatch, 2020) on hard decisions, by damped fixed-point steps.
+    Distribution alignment (Berthelot et al., ReMixMatch, 2020) on hard decisions, by damped fixed-point steps: the
+    nearest of them.
     """
     logs = (probabilities + EPSILON).log()
-    offsets = torch.zeros_like(share)
-    for _ in range(ALIGNMENT_STEPS):
+    offsets = best = torch.zeros_like(share)
+    least = math.inf
+    for step in range(ALIGNMENT_STEPS):
         won = (logs + offsets).argmax(1).bincount(minlength=len(share)) / len(logs)
-        offsets = offsets + 0.5 * ((share + EPSILON).log() - (won + EPSILON).log())
-    return offsets
+        if (distance := (won - share).abs().sum().item()) < least:  # flat probabilities make the steps swing
+            least, best = distance, offsets
+        rate = 0.5 * (1 - step / ALIGNMENT_STEPS)
+        offsets = offsets + rate * ((share + EPSILON).log() - (won + EPSILON).log())
+    return best
 
 
 def shifted(probabilities: Tensor, offsets: Tensor) -> Tensor:
