@@ -137,7 +137,7 @@ FAULTS = (
         "sfda_engine/judge/collapse.py",
         "self.left < LEFT or self.agreement",
         "self.left < LEFT and self.agreement",
-        ("tests/engine/training/test_guard.py::test_what_is_a_collapse",),
+        ("tests/engine/judge/test_collapse.py::test_what_is_a_collapse",),
     ),
     Fault(
         "a_student_of_nan_is_shipped",  # a comparison that NaN passes
