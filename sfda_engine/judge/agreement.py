@@ -25,9 +25,14 @@ def macro_iou(confusion: Tensor) -> Tensor:
     return (hits / union.clamp_min(1)).sum(-1) / (union > 0).sum(-1).clamp_min(1)
 
 
-def pairwise_counts(labels: Tensor, classes: int) -> Tensor:
-    """(V, V, N, K, K) int32 confusion counts of label maps (V, N, h, w) uint8, each pair of views by frame."""
-    views, frames = labels.shape[:2]
+def pairwise_counts(labels: Tensor) -> Tensor:
+    """(V, V, N, K, K) int32 confusion counts of label maps (V, N, h, w) uint8, each pair of views by frame.
+
+    K is the number of classes that any map has, in their order: of 150 classes few are seen, and counts of all pairs
+    of them would take gigabytes.
+    """
+    seen, labels = labels.unique(return_inverse=True)
+    views, frames, classes = *labels.shape[:2], len(seen)
     counts = torch.zeros(views, views, frames, classes, classes, dtype=torch.int32)
     for row in range(views):
         for column in range(row, views):

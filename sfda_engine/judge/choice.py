@@ -77,7 +77,7 @@ def choose(
     `exposure` is the one that the source states; the untouched source at every size is among the predictions' views.
     """
     views = predictions.views
-    counts = pairwise_counts(predictions.labels, predictions.classes)
+    counts = pairwise_counts(predictions.labels)
     masks = opinion_masks(views)
     opinions = opinions_of(counts.sum(2), masks)
     within, total = scores_within(views, opinions).sum(0), z_scores(opinions).sum(0)

@@ -31,12 +31,18 @@ def test_macro_iou_is_over_the_classes_that_either_labels() -> None:
 
 def test_macro_iou_is_symmetric_and_takes_many_at_once() -> None:
     maps = labels(4, 3, 8, 6)
-    counts = pairwise_counts(maps, 5)
+    counts = pairwise_counts(maps)
     agreement = macro_iou(counts.sum(2))
     assert agreement.shape == (4, 4)
     torch.testing.assert_close(agreement, agreement.T)
     torch.testing.assert_close(agreement.diagonal(), torch.ones(4, dtype=torch.float64))
     assert torch.equal(counts[2, 1, 0], confusion_counts(maps[2], maps[1], 5)[0].int())
+
+
+def test_counts_of_pairs_have_the_classes_that_are_seen_alone() -> None:
+    maps = labels(3, 2, 8, 6)
+    sparse = torch.tensor([3, 40, 41, 149, 200])[maps.long()].byte()
+    assert torch.equal(pairwise_counts(sparse), pairwise_counts(maps))
 
 
 def test_nothing_labelled_is_no_agreement() -> None:
