@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-SIDES = (128, 256, 512)
-"""Pixels of the square frames that are tried, smallest first: some networks refuse small ones."""
+SIDES = ((128, 128), (256, 256), (512, 512), (224, 224), (384, 384), (640, 640), (512, 1024))
+"""(height, width) of the frames that are tried: some networks refuse small ones, some take one size alone."""
+
+
+class Trial(NamedTuple):
+    """A network run once."""
+
+    output: Any
+    """What it returns."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of the maps (B, C, h, w) that its layers return, by dotted name in the order in which they end."""
+    frame: Tensor
+    """(1, 3, H, W) noise."""
 
 
 @torch.no_grad()
-def run_once(network: nn.Module) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """What a network in eval mode returns for one frame of noise, and the shapes of the maps (B, C, h, w) that its
-    layers return, by dotted name in the order in which they end.
+def run_once(network: nn.Module) -> Trial:
+    """Run a network in eval mode on one frame of noise, and leave it as it was.
 
     Raises what the network raises on the largest frame where it takes none.
     """
@@ -35,9 +45,9 @@ def run_once(network: nn.Module) -> tuple[Any, dict[str, tuple[int, ...]]]:
         network.eval()
         for side in SIDES:
             shapes.clear()
-            noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+            noise = torch.randn(1, 3, *side, generator=torch.Generator().manual_seed(0))
             try:
-                return network(noise), dict(shapes)
+                return Trial(network(noise), dict(shapes), noise)
             except Exception:
                 if side == SIDES[-1]:
                     raise

@@ -27,6 +27,8 @@ LISTED = 5
 
 def states_in(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
     """Every dictionary with tensors in a checkpoint, by its dotted place there: "" is the checkpoint itself."""
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
     if not isinstance(content, Mapping) or depth > DEEPEST:
         return
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}

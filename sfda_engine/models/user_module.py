@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
 
 from sfda_engine.errors import UserError
 from sfda_engine.models.feature_layer import deepest_layer, run_once
-from sfda_engine.models.outputs import are_probabilities, as_logits, check_maps, classes_of, main_map
+from sfda_engine.models.outputs import Form, Path, as_logits, check_maps, classes_of, form_of, head_at, main_head
 from sfda_engine.models.segmenter import ALIGNMENT, SegmenterOutput
 
 
@@ -24,12 +25,14 @@ class UserModule(nn.Module):
     alignment = ALIGNMENT
     """It may join maps of several strides, as a U-Net does: views of other sizes keep to multiples of this."""
 
-    def __init__(self, network: nn.Module, num_classes: int, feature_layer: str | None) -> None:
+    def __init__(self, network: nn.Module, num_classes: int, feature_layer: str | None, head: Path = ()) -> None:
         super().__init__()
         self.network = network
         self.num_classes = num_classes
         self.feature_layer = feature_layer
-        self.probabilities = False
+        self.head = head
+        """Path of the main map in what the network returns."""
+        self.form: Form = "logits"
         """Whether the network ends with a softmax or a sigmoid: `look_at_output` finds out."""
 
     def forward(self, images: Tensor) -> SegmenterOutput:
@@ -51,10 +54,11 @@ class UserModule(nn.Module):
 
     def look_at_output(self) -> None:
         """Run the network, its weights loaded, on a frame of noise to see whether it returns probabilities."""
-        self.probabilities = are_probabilities(main_map(run_once(self.network)[0]))
+        with suppress(Exception):  # one that takes no frame of noise is tried on the target's size
+            self.form = form_of(head_at(run_once(self.network).output, self.head))
 
     def _logits(self, output: Any) -> Tensor:
-        logits = as_logits(main_map(output), self.probabilities)
+        logits = as_logits(head_at(output, self.head), self.form)
         if logits.shape[1] != self.num_classes:
             raise UserError(
                 f"the network returns {logits.shape[1]} classes but was built for {self.num_classes}: "
@@ -95,22 +99,18 @@ def build_user_module(arch: str, num_classes: int | None, feature_layer: str | N
     for layer in network.modules():
         if isinstance(layer, nn.SyncBatchNorm):  # runs on GPUs alone; several processes are `share_statistics`'
             layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
-    if num_classes is None or feature_layer is None:
-        output, shapes = watched(network, arch)
-        num_classes = num_classes or classes_of(main_map(output))
-        feature_layer = feature_layer or deepest_layer(shapes)
-    return UserModule(network, num_classes, feature_layer)
-
-
-def watched(network: nn.Module, arch: str) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """`run_once`. Raises UserError where the network takes no frame."""
     try:
-        return run_once(network)
+        trial = run_once(network)
     except Exception as error:  # a user's network may raise anything
+        if num_classes is not None and feature_layer is not None:
+            return UserModule(network, num_classes, feature_layer)
         first = next(iter(str(error).splitlines()), "")
         raise UserError(
             f"model.arch '{arch}': the network fails on a frame ({type(error).__name__}: {first})"
         ) from error
+    head = main_head(network.eval(), trial.output, trial.frame)
+    num_classes = num_classes or classes_of(head_at(trial.output, head))
+    return UserModule(network, num_classes, feature_layer or deepest_layer(trial.shapes), head)
 
 
 def check_feature_layer(network: nn.Module, arch: str, feature_layer: str) -> None:

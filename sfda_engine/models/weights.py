@@ -9,7 +9,7 @@ import pickle
 import warnings
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
 import numpy
@@ -33,6 +33,8 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 # what trainers keep beside weights, and what makes nothing but itself: options and single numbers
 HARMLESS: list[Any] = [
     Namespace,
+    PurePosixPath,
+    PosixPath,
     numpy.dtype,
     *(type(numpy.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")),
     (numpy.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),

@@ -45,6 +45,7 @@ WRAPPINGS: dict[str, Any] = {
         "optimizer": {"state": {0: torch.ones(3)}},
         "args": argparse.Namespace(lr=1),
     },
+    "a list": [OWN, {"epoch": 3, "path": Path("runs")}],
     "nested": {"checkpoint": {"model": {"weights": OWN}}},
     "DistributedDataParallel": under("module."),
     "torch.compile": under("_orig_mod."),

@@ -272,7 +272,7 @@ def test_missing_file_folder_and_suffix(tmp_path: Path) -> None:
     [
         ({"state_dict": {"w": [1.0]}}, "a dict"),
         ({1: torch.ones(1)}, "a dict"),
-        ([torch.ones(1)], "a list"),
+        ([1.0], "a list"),
         (torch.ones(1), "a Tensor"),
     ],
 )

@@ -72,11 +72,31 @@ def heads() -> nn.Module:
     return Net(finish=lambda logits: [logits, logits[..., :2]])
 
 
+def auxiliary_first() -> nn.Module:
+    return Net(finish=lambda logits: [logits[:, :1].detach(), logits])
+
+
+def multi_label() -> nn.Module:
+    return Net(finish=lambda logits: logits.sigmoid())
+
+
 def binary() -> nn.Module:
     return Net(finish=lambda logits: logits.sigmoid(), classes=1)
 
 
-BUILDS = [group_norm, layer_norm, instance_norm, no_norm, synchronized, without_statistics, softmax, heads, binary]
+BUILDS = [
+    group_norm,
+    layer_norm,
+    instance_norm,
+    no_norm,
+    synchronized,
+    without_statistics,
+    softmax,
+    heads,
+    binary,
+    auxiliary_first,
+    multi_label,
+]
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
