@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -84,7 +86,7 @@ def build_user_module(arch: str, num_classes: int | None, feature_layer: str | N
     if not callable(factory):
         raise UserError(f"model.arch '{arch}': '{module_name}' has no callable '{factory_name}'")
     try:
-        network = factory() if num_classes is None else factory(num_classes)
+        network = made(factory, num_classes)
     except Exception as error:
         called = f"{factory_name}({'' if num_classes is None else num_classes})"
         hint = "; give model.num_classes if it has to be told" if num_classes is None else ""
@@ -111,6 +113,30 @@ def build_user_module(arch: str, num_classes: int | None, feature_layer: str | N
     head = main_head(network.eval(), trial.output, trial.frame)
     num_classes = num_classes or classes_of(head_at(trial.output, head))
     return UserModule(network, num_classes, feature_layer or deepest_layer(trial.shapes), head)
+
+
+def made(factory: Callable[..., Any], num_classes: int | None) -> Any:
+    """What a factory makes, for `num_classes` where that is known: told where it asks for it, or where the network that
+    it makes unasked has others. What another argument with a default means, nobody knows."""
+    if num_classes is None:
+        return factory()
+    if asks(factory):
+        return factory(num_classes)
+    network = factory()
+    with suppress(Exception):  # one that takes no frame of noise is tried on the target's size
+        trial = run_once(network)
+        if classes_of(head_at(trial.output, main_head(network.eval(), trial.output, trial.frame))) != num_classes:
+            return factory(num_classes)
+    return network
+
+
+def asks(factory: Callable[..., Any]) -> bool:
+    """Whether a factory has an argument without a default."""
+    try:
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def check_feature_layer(network: nn.Module, arch: str, feature_layer: str) -> None:

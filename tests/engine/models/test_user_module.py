@@ -37,6 +37,9 @@ def too_many(num_classes): return Net(num_classes + 1)
 def flat(num_classes): return nn.Sequential(Net(num_classes), nn.Flatten())
 def broken(num_classes): raise ValueError("no such backbone")
 def no_module(num_classes): return [1, 2]
+def fixed(): return Net(4)
+def defaulted(num_classes=7): return Net(num_classes)
+def optioned(as_dict=False): return Net(4, as_dict)
 CONSTANT = 3
 """
 
@@ -50,6 +53,16 @@ def user_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(factory: str, layer: str | None = "body") -> nn.Module:
     return build_segmenter(f"sfda_user_net:{factory}", 4, layer)
+
+
+@pytest.mark.parametrize("factory", ["fixed", "defaulted", "optioned"])
+@pytest.mark.parametrize("classes", [None, 4])
+def test_a_factory_is_told_the_classes_only_where_it_asks(factory: str, classes: int | None) -> None:
+    model = build_segmenter(f"sfda_user_net:{factory}", classes, None)
+    assert isinstance(model, UserModule)
+    expected = 7 if (factory, classes) == ("defaulted", None) else 4
+    assert model.num_classes == model(torch.randn(1, 3, 8, 8)).logits.shape[1] == expected
+    assert not model.get_submodule("network").as_dict
 
 
 @pytest.mark.parametrize("factory", ["plain", "dictionary"])
