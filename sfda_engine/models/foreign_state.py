@@ -49,11 +49,25 @@ def prefix_of(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> st
     return max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)), default="")
 
 
+def wrappers(expected: Mapping[str, Tensor]) -> list[str]:
+    """The prefixes, "" or ending in a dot, of more than half of a network's keys: of the modules that a wrapper holds."""
+    prefixes: Counter[str] = Counter()
+    for key in expected:
+        parts = key.split(".")
+        prefixes.update(".".join(parts[:cut]) + "." for cut in range(1, len(parts)))
+    return ["", *(prefix for prefix, count in prefixes.items() if 2 * count > len(expected))]
+
+
 def fit(state: State, expected: Mapping[str, Tensor]) -> tuple[int, State]:
-    """How many of the expected keys, of their shapes, a state has under its best prefix; and the state without that."""
-    prefix = prefix_of(state, expected)
-    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return sum(own[key].shape == value.shape for key, value in expected.items() if key in own), own
+    """How many of the expected keys, of their shapes, a state has; and the state with its best prefix taken off and the
+    network's own put on."""
+    found: list[tuple[int, State]] = []
+    for outer in wrappers(expected):
+        inner = {key.removeprefix(outer): value for key, value in expected.items() if key.startswith(outer)}
+        prefix = prefix_of(state, inner)
+        own = {outer + key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        found.append((sum(own[key].shape == value.shape for key, value in expected.items() if key in own), own))
+    return max(found, key=lambda one: one[0])
 
 
 def matched(states: Mapping[str, State], expected: Mapping[str, Tensor], origin: object) -> State:

@@ -70,6 +70,24 @@ def test_the_networks_own_weights_come_out(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, OWN[key]) for key, value in loaded.state_dict().items())
 
 
+class Wrapper(nn.Module):
+    """What people write around a published network, to merge its classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+
+
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_a_wrapper_takes_the_weights_of_what_it_holds(name: str, tmp_path: Path) -> None:
+    torch.save(WRAPPINGS[name], tmp_path / "w.ckpt")
+    wrapper = Wrapper()
+    for value in wrapper.state_dict().values():
+        value.zero_()
+    load_state(wrapper, read_weights(tmp_path / "w.ckpt", wrapper)[0], "w.ckpt")
+    assert all(torch.equal(value, OWN[key]) for key, value in wrapper.network.state_dict().items())
+
+
 def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         matched({"": OWN | {"auxiliary.weight": torch.ones(1)}}, OWN, "w.pth")
