@@ -50,7 +50,7 @@ def prefix_of(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> st
 
 
 def wrappers(expected: Mapping[str, Tensor]) -> list[str]:
-    """The prefixes, "" or ending in a dot, of more than half of a network's keys: of the modules that a wrapper holds."""
+    """The prefixes, "" or ending in a dot, of more than half of a network's keys, of what a wrapper holds."""
     prefixes: Counter[str] = Counter()
     for key in expected:
         parts = key.split(".")
