@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from sfda_engine.config.schema import EvaluateConfig
-
 TOLERANCE = 3.0
 """Points of mIoU. Seeds differ by about one; what the paper gains over its source is 2 to 10."""
 
 
-def expectation(config: EvaluateConfig, miou: float) -> dict[str, float]:
+def expectation(expected: float | None, miou: float) -> dict[str, float]:
     """What evaluation.json and result.json say of a source model with `miou` (percent); nothing without expectation."""
-    expected = config.expected_source_miou
     return {} if expected is None else {"expected_source_miou": expected, "source_miou_deviation": miou - expected}
 
 
-def deviation_warnings(config: EvaluateConfig, miou: float) -> list[str]:
-    """One line where `miou` (percent) of the source model is further than TOLERANCE from the expected one, or none."""
-    expected = config.expected_source_miou
+def deviation_warnings(expected: float | None, miou: float, where: str) -> list[str]:
+    """One line where `miou` (percent) of the source model is further than TOLERANCE from the expected one, or none;
+    `where` names the frames."""
     if expected is None or abs(miou - expected) <= TOLERANCE:
         return []
     remedy = (
@@ -24,7 +21,6 @@ def deviation_warnings(config: EvaluateConfig, miou: float) -> list[str]:
         if miou < expected
         else "gains over it cannot be compared with the published ones"
     )
-    where = " ".join(filter(None, (config.dataset, config.split)))
     return [
         f"the source model has {miou:.2f} mIoU on {where}, expected {expected:.2f} "
         f"(evaluate.expected_source_miou): {miou - expected:+.2f} points, more than {TOLERANCE:g}; {remedy}"

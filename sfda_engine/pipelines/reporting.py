@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,21 +13,20 @@ from sfda_engine.audit.firewall import Firewall
 from sfda_engine.audit.manifest import write_manifest
 from sfda_engine.config.presets import literal_warnings
 from sfda_engine.config.schema import Config
-from sfda_engine.evaluation.expectation import deviation_warnings
+from sfda_engine.data.datasets import open_evaluate
+from sfda_engine.data.images import stated
 from sfda_engine.evaluation.scores import print_scores
 from sfda_engine.files import write_json
 from sfda_engine.inspection.examination import Intake, heed
 from sfda_engine.inspection.table import intake_json
 from sfda_engine.pipelines.cost import peak_memory_mb
 from sfda_engine.pipelines.judging import Shipped
-from sfda_engine.pipelines.scoring import Scores
+from sfda_engine.pipelines.scoring import Scores, deviations
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.report.html import write_report
 from sfda_engine.report.panels import save_panels, save_synthetic_panels
 from sfda_engine.report.result import Result, as_json
 from sfda_engine.report.summary import held
-
-log = logging.getLogger(__name__)
 
 
 def is_finished(config: Config, folder: Path) -> bool:
@@ -46,7 +44,7 @@ def report(trainer: Trainer, shipped: Shipped, scores: Scores, intake: Intake, w
     synthetic = trainer.synthesize(6) if trainer.objective.uses_transfer else None
     if inputs.accelerator.is_main_process:
         write_json(folder / "result.json", result)
-        save_panels(folder, config, inputs.target, trainer.networks.source, inputs.info, shipped.network, shipped.info)
+        save_frames(trainer, shipped)
         if synthetic is not None:
             save_synthetic_panels(folder, synthetic, trainer.networks.source, inputs.info)
         wall.end(result["steps"])
@@ -60,20 +58,39 @@ def report(trainer: Trainer, shipped: Shipped, scores: Scores, intake: Intake, w
     return result
 
 
+def save_frames(trainer: Trainer, shipped: Shipped) -> None:
+    """Pictures of frames, of labelled ones where labels are given: what source and shipped model say of them."""
+    inputs, wanted = trainer.inputs, trainer.inputs.config.evaluate
+    size = stated(inputs.config.target.size)
+    assert inputs.folder is not None
+    assert size is not None
+    save_panels(
+        inputs.folder,
+        inputs.target,
+        open_evaluate(wanted, class_names=inputs.info.class_names, size=size) if wanted else None,
+        size,
+        inputs.config.method.patch_grid,
+        trainer.networks.source,
+        inputs.info,
+        shipped.network,
+        shipped.info,
+    )
+
+
 def result_of(trainer: Trainer, shipped: Shipped, scores: Scores, intake: Intake) -> dict[str, Any]:
     """The content of result.json."""
     inputs = trainer.inputs
     config, position = inputs.config, trainer.loop.position
     warnings = literal_warnings(config.method)
     if scores and config.evaluate is not None:
-        deviating = deviation_warnings(config.evaluate, scores["source"].own_size.miou)
-        for warning in deviating:
-            log.warning(warning)
-        warnings += deviating
+        warnings += deviations(config.evaluate, scores["source"].own_size.miou)
     frames = position.total * config.target.batch_size * config.run.gradient_accumulation
     return as_json(
         Result(
-            config=config,
+            name=config.name,
+            preset=config.method.preset,
+            seed=config.run.seed,
+            expected_source_miou=config.evaluate.expected_source_miou if config.evaluate else None,
             info=shipped.info,
             verdict=shipped.verdict,
             scores=scores,

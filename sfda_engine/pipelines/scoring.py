@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import logging
 
+from sfda_engine.config.schema import EvaluateConfig
 from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.images import stated
+from sfda_engine.evaluation.expectation import deviation_warnings
 from sfda_engine.evaluation.scores import Evaluation
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.models.weights import load_state, read_weights
 from sfda_engine.pipelines.inputs import Inputs, window_of
 from sfda_engine.pipelines.judging import Shipped
+
+log = logging.getLogger(__name__)
 
 Scores = dict[str, Evaluation]
 """By model: source, bn_warm_start, start, adapted, last; empty where no labels were given."""
@@ -42,3 +47,12 @@ def score(inputs: Inputs, shipped: Shipped) -> Scores:
         )
         for name, (model, described) in models.items()
     }
+
+
+def deviations(wanted: EvaluateConfig, miou: float) -> list[str]:
+    """Warnings, logged too, where the untouched source scores `miou` (percent) and another figure is expected."""
+    where = " ".join(filter(None, (wanted.dataset, wanted.split)))
+    warnings = deviation_warnings(wanted.expected_source_miou, miou, where)
+    for warning in warnings:
+        log.warning(warning)
+    return warnings

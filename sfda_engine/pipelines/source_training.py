@@ -30,7 +30,7 @@ from sfda_engine.distributed.accelerator import check_share, end_trackers, preci
 from sfda_engine.distributed.collectives import copy_from_main, process_index, total
 from sfda_engine.distributed.optimizer_step import make_update
 from sfda_engine.errors import UserError
-from sfda_engine.evaluation.expectation import deviation_warnings, expectation
+from sfda_engine.evaluation.expectation import expectation
 from sfda_engine.evaluation.scores import as_json, check_subset, print_scores, scoring_failed
 from sfda_engine.evaluation.scoring import evaluate_images
 from sfda_engine.files import write_json
@@ -40,6 +40,7 @@ from sfda_engine.models.segmenter import check_forward, upsample
 from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.pipelines.inputs import accelerator_for, run_folder_of
 from sfda_engine.pipelines.networks import fresh_segmenter
+from sfda_engine.pipelines.scoring import deviations
 from sfda_engine.run_folder.lock import released_after
 from sfda_engine.run_folder.resume import begin, origin_of
 from sfda_engine.training.loop import Intervals, Loop, Phase, in_steps
@@ -258,8 +259,7 @@ def score(
     content = as_json(scores["source model"]) if validation is not None else {}
     if target is not None:
         result = scores["on the target"]
-        content["target"] = as_json(result) | expectation(target, result.own_size.miou)
-        for warning in deviation_warnings(target, result.own_size.miou):
-            log.warning(warning)
+        content["target"] = as_json(result) | expectation(target.expected_source_miou, result.own_size.miou)
+        deviations(target, result.own_size.miou)
     write_json(folder / "evaluation.json", content)
     print_scores(scores, Console())

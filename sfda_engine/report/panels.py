@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import sfda_kernels
-from sfda_engine.config.schema import Config
-from sfda_engine.data.datasets import open_evaluate
 from sfda_engine.data.frame_sample import spread
 from sfda_engine.data.images import ImageSize, resize, to_float_tensor
-from sfda_engine.data.readers import Images
+from sfda_engine.data.readers import Images, LabelledImages
 from sfda_engine.models.preprocess import Preprocess
 from sfda_engine.models.segmenter import upsample
 from sfda_engine.models.weights import WeightsInfo
@@ -30,35 +28,31 @@ def as_uint8(images: Tensor) -> np.ndarray:
 @torch.no_grad()
 def save_panels(
     folder: Path,
-    config: Config,
     target: Images,
+    labelled: LabelledImages | None,
+    size: ImageSize,
+    grid: int,
     source: nn.Module,
     source_info: WeightsInfo,
     adapted: nn.Module,
     adapted_info: WeightsInfo,
 ) -> None:
-    """Write the frame strips: labelled frames where `evaluate` is configured, else target frames.
+    """Write strips of FRAMES frames at `size` (width, height): the labelled where there are any, else the target's.
 
-    Patches are ranked within the strip's own frames, spread evenly over the data set.
+    Patches, `grid` x `grid`, are ranked within the strip's own frames, spread evenly over the data set.
     """
-    assert config.target.size is not None
-    size = ImageSize(*config.target.size)
-    labelled = (
-        open_evaluate(config.evaluate, class_names=source_info.class_names, size=size) if config.evaluate else None
-    )
-    frames = labelled if labelled is not None else target
+    frames = target if labelled is None else labelled
     chosen = spread(len(frames), FRAMES)
     device = next(adapted.parameters()).device
     images = torch.stack([to_float_tensor(resize(frames.image(i), size)) for i in chosen]).to(device)
     # a frame at a time: six of 2048x1024 at once would be the largest pass of the whole run
     logits = _logits(adapted, Preprocess(adapted_info.normalization, adapted_info.exposure), images)
     theirs = _logits(source, Preprocess(source_info.normalization, source_info.exposure), images)
-    grid = config.method.patch_grid
     rank = sfda_kernels.patch_entropy(logits, grid, size.hw).rank  # of these frames, on this process alone
     easy = (rank < len(chosen) // 2).view(-1, grid, grid).cpu().numpy()
     pictures = as_uint8(images)
     for row, index in enumerate(chosen):
-        label = labelled.label(index).resize(size, 0) if labelled is not None else None
+        label = None if labelled is None else labelled.label(index).resize(size, 0)
         ours = upsample(logits[row : row + 1], size.hw)
         save_frame(
             folder,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from sfda_engine.config.schema import Config
 from sfda_engine.evaluation.expectation import expectation
 from sfda_engine.evaluation.scores import Evaluation
 from sfda_engine.judge.choice import Choice
@@ -21,7 +20,11 @@ from sfda_engine.models.weights import WeightsInfo
 class Result:
     """Everything that result.json is made of; seconds and images/s are those of warm-up and adaptation alone."""
 
-    config: Config
+    name: str
+    """Of the configuration."""
+    preset: str
+    seed: int
+    expected_source_miou: float | None
     info: WeightsInfo
     verdict: Verdict | None
     choice: Choice
@@ -38,7 +41,7 @@ class Result:
 
 def as_json(result: Result) -> dict[str, Any]:
     """The dictionary that result.json holds; scores only where labels were given."""
-    info, config = result.info, result.config
+    info = result.info
     content: dict[str, Any] = {
         **verdict(result.verdict),
         "steps": result.steps,
@@ -46,9 +49,9 @@ def as_json(result: Result) -> dict[str, Any]:
         "images_per_second": round(result.images_per_second, 3),
         "peak_memory_mb": round(result.peak_memory_mb, 1),
         "device": result.device,
-        "config": config.name,
-        "preset": config.method.preset,
-        "seed": config.run.seed,
+        "config": result.name,
+        "preset": result.preset,
+        "seed": result.seed,
         "arch": info.arch,
         "exposure": info.exposure,
         "size": list(info.size or ()),
@@ -64,8 +67,7 @@ def as_json(result: Result) -> dict[str, Any]:
     }
     if result.scores:
         content |= score_tables(result.scores)
-        if config.evaluate is not None:
-            content |= expectation(config.evaluate, content["miou"]["source"])
+        content |= expectation(result.expected_source_miou, content["miou"]["source"])
     return content
 
 

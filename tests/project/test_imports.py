@@ -46,9 +46,6 @@ CONFIG_READERS = {
     "audit/manifest",
     "audit/certificate",
     "run_folder/resume",
-    "report/panels",
-    "report/result",
-    "evaluation/expectation",
 }
 LABELLED = {
     "open_evaluate",
@@ -64,7 +61,7 @@ LABEL_READERS = {
     "pipelines/evaluation",
     "pipelines/scoring",
     "pipelines/source_training",
-    "report/panels",
+    "pipelines/reporting",
     "data/datasets",
     "data/frame_files",
     "data/check",

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sfda_engine.config.schema import Config, EvaluateConfig, MethodConfig, TargetConfig
+from sfda_engine.config.schema import EvaluateConfig, TargetConfig
 from sfda_engine.data.classes import CLASS_SETS
-from sfda_engine.data.datasets import open_target
+from sfda_engine.data.datasets import open_evaluate, open_target
+from sfda_engine.data.images import ImageSize
 from sfda_engine.models.preprocess import Normalization
 from sfda_engine.models.segmenter import SegmenterOutput
 from sfda_engine.models.weights import WeightsInfo
@@ -21,6 +22,7 @@ from sfda_engine.report.figures import color_labels
 from sfda_engine.report.panels import as_uint8, save_panels, save_synthetic_panels
 
 SCENES = CLASS_SETS["scenes"]
+SIZE = ImageSize(32, 32)
 INFO = WeightsInfo(
     arch="none",
     num_classes=9,
@@ -54,13 +56,11 @@ def panels(night_frames: Path, tmp_path: Path) -> Callable[..., dict[str, set[st
 
     def save(*, labels: bool = True, grid: int = 2, limit: int | None = None) -> dict[str, set[str]]:
         root = str(night_frames)
-        config = Config(
-            target=TargetConfig(root=root, size=(32, 32), frames=limit),
-            evaluate=EvaluateConfig(root=root, frames=limit) if labels else None,
-            method=MethodConfig(patch_grid=grid),
-        )
-        target = open_target(config.target)
-        save_panels(tmp_path, config, target, Halves(0, 1).train(), INFO, Halves(2, 3).train(), INFO)
+        target = open_target(TargetConfig(root=root, frames=limit))
+        wanted = EvaluateConfig(root=root, frames=limit)
+        labelled = open_evaluate(wanted, class_names=SCENES.names, size=SIZE) if labels else None
+        networks = Halves(0, 1).train(), INFO, Halves(2, 3).train(), INFO
+        save_panels(tmp_path, target, labelled, SIZE, grid, *networks)
         found: dict[str, set[str]] = {}
         for path in (tmp_path / "figures" / "frames").iterdir():
             assert path.suffix == ".png"
@@ -117,9 +117,8 @@ def test_easy_patches_are_those_of_the_frames_that_the_adapted_model_is_surest_o
             logits[:, 0] = 10 * images.mean((1, 2, 3))[:, None, None]
             return SegmenterOutput(logits, logits)
 
-    config = Config(target=TargetConfig(root=str(night_frames), size=(32, 32)), method=MethodConfig(patch_grid=2))
-    target = open_target(config.target)
-    save_panels(tmp_path, config, target, Halves(0, 1), INFO, Brightness(0, 1), INFO)
+    target = open_target(TargetConfig(root=str(night_frames)))
+    save_panels(tmp_path, target, None, SIZE, 2, Halves(0, 1), INFO, Brightness(0, 1), INFO)
     brightness = [np.asarray(target.image(index), dtype=np.float64).mean() for index in range(6)]
     for index in range(6):
         frame, patches = (cell(tmp_path, f"{index:02d}_night_{index}_{kind}") for kind in ("frame", "patches"))

@@ -9,7 +9,6 @@ import platform
 import pytest
 import torch
 
-from sfda_engine.config.schema import Config, MethodConfig, RunConfig
 from sfda_engine.data.images import ImageSize
 from sfda_engine.evaluation.scores import Evaluation, Scores
 from sfda_engine.judge.choice import Choice, ViewScore
@@ -46,7 +45,10 @@ def evaluation(miou: float, *, deployed: bool = False) -> Evaluation:
 
 def result(scores: dict[str, Evaluation], verdict: Verdict | None = None) -> Result:
     return Result(
-        config=Config(run=RunConfig(seed=3), method=MethodConfig(preset="literal"), name="demo"),
+        name="demo",
+        preset="literal",
+        seed=3,
+        expected_source_miou=None,
         info=INFO,
         verdict=verdict,
         choice=CHOICE,
