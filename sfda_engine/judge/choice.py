@@ -31,6 +31,8 @@ WITHIN = 2
 """Opinions that decide within a size: near and far, the first of them."""
 CAUTION = 0.1
 """Standard errors from which a lead is clear. More loses gain, and only 2 would refuse what harms."""
+DOUBT = 1.0
+"""Standard errors up to which a preferred exposure is taken though another leads."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,12 @@ def choose(
     exposure: Exposure = "none",
     stated: ImageSize | None = None,
     suits: Callable[[View], bool] = lambda view: True,
+    preferred: Exposure | None = None,
 ) -> Choice:
     """The view to start from: at the `stated` (width, height), or at any size where that is None, one that `suits`.
 
     `exposure` is the one that the source states; the untouched source at every size is among the predictions' views.
+    One of the `preferred` exposure is taken where what leads it at its size is in doubt.
     """
     views = predictions.views
     counts = pairwise_counts(predictions.labels)
@@ -84,6 +88,10 @@ def choose(
     eligible = [index for index, view in enumerate(views) if suits(view)]
     leaders = leader_of_each(views, eligible, within, exposure)
     behind = errors_behind(views, counts, masks, opinions, leaders)
+    if preferred is not None:
+        eligible = of_exposure(preferred, views, eligible, behind)
+        leaders = leader_of_each(views, eligible, within, exposure)
+        behind = errors_behind(views, counts, masks, opinions, leaders)
     chosen = {size: cautious(size, views, eligible, within, behind, exposure) for size in leaders}
     ranked = sorted(chosen, key=lambda size: (-total[chosen[size]].item(), pixels(size)))
     size = stated or ranked[0]
@@ -143,6 +151,13 @@ def leader_of_each(
     for index in sorted(eligible, key=lambda index: (within[index].item(), -departure(views[index], exposure))):
         leaders[views[index].size] = index
     return leaders
+
+
+def of_exposure(exposure: Exposure, views: Sequence[View], eligible: Sequence[int], behind: Tensor) -> list[int]:
+    """Those of the eligible at each size that have an exposure, if one of them is at most DOUBT behind; else all."""
+    own = [index for index in eligible if views[index].exposure == exposure]
+    sizes = {views[index].size for index in own if behind[index] <= DOUBT}
+    return [index for index in eligible if views[index].size not in sizes or views[index].exposure == exposure]
 
 
 def errors_behind(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
-from torch.optim.lr_scheduler import PolynomialLR
+from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, PolynomialLR
 
 from sfda_engine.distributed.collectives import copy_from_main
 from sfda_engine.distributed.optimizer_step import make_update
@@ -14,6 +14,9 @@ from sfda_engine.models.norms import set_momentum, share_statistics
 
 MOMENTUM, WEIGHT_DECAY, POLY_POWER = 0.9, 1e-4, 0.9
 """The paper's, of the student's SGD and its learning rate."""
+LR_WARMUP = 0.1
+"""Part of the steps in which the learning rate of self-training rises: what labels say otherwise than the start has
+large gradients at first, and some networks (DiCENet) were thrown back to the start."""
 GENERATOR_BETAS, DISCRIMINATOR_BETAS = (0.5, 0.999), (0.9, 0.99)
 BN_MOMENTUM = 0.02
 """Of the student's running statistics on target frames, where it normalizes with batches."""
@@ -29,7 +32,7 @@ def prepare_networks(
     discriminator_lr: float,
     clip_grad_norm: float | None,
     steps: int,
-) -> tuple[Networks, Updates, PolynomialLR]:
+) -> tuple[Networks, Updates, LRScheduler]:
     """Networks, updates and the student's schedule of a run of `steps`; all processes begin with the main one's
     weights. What `objective` does not move is not prepared by Accelerate, so no checkpoint holds it."""
     student_optimizer = torch.optim.SGD(
@@ -61,5 +64,8 @@ def prepare_networks(
         generator=make_update(accelerator, generator_optimizer, clip_grad_norm),
         discriminator=make_update(accelerator, discriminator_optimizer),
     )
-    schedule = PolynomialLR(student_optimizer, total_iters=steps, power=POLY_POWER)
+    schedule: LRScheduler = PolynomialLR(student_optimizer, total_iters=steps, power=POLY_POWER)
+    if objective.pseudo_label_weight > 0 and (warmup := int(LR_WARMUP * steps)):
+        rise = LinearLR(student_optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+        schedule = ChainedScheduler([rise, schedule])
     return Networks(source, student, generator, discriminator), updates, schedule

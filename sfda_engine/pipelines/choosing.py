@@ -3,9 +3,11 @@ among those that the configuration leaves open."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from sfda_engine.config.schema import Config
 from sfda_engine.data.frame_sample import spread
@@ -14,6 +16,7 @@ from sfda_engine.data.readers import Images
 from sfda_engine.distributed.collectives import decided_by_main
 from sfda_engine.judge.aside import Split, set_aside
 from sfda_engine.judge.choice import Choice, choose
+from sfda_engine.models.preprocess import Exposure
 from sfda_engine.pipelines.inputs import Inputs
 from sfda_engine.training.progress import phase_progress
 from sfda_engine.views.candidates import SHARES, candidates
@@ -23,6 +26,10 @@ from sfda_engine.views.view import View
 CHOICE_FRAMES = 16
 """Frames spread over the training frames that views are compared on, beside those that models are judged on: these
 alone are of a few stretches, and the views of a stretch at night are not those of the drive."""
+DARK = 0.27
+"""Mean luminance (0..1) of frames from which an exposure correction is preferred. Students that are shown it end higher
+than others though their starts are level, which no comparison of starts sees. By day frames have 0.3 to 0.45, at dusk
+0.23."""
 STATISTICS_FRAMES, CHOICE_STATISTICS_FRAMES = 64, 16
 """Of the start, and of each of the views that it is chosen from."""
 
@@ -43,10 +50,13 @@ def choose_view(inputs: Inputs) -> Chosen:
     frames = [inputs.target.image(index) for index in shown(split)]
     title = f"looking at the target through {len(views)} views of the source"
     with phase_progress(title, enabled=inputs.accelerator.is_main_process) as advance:
-        statistics = frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES)
-        predictions = predict(inputs.source, info.normalization, views, info.num_classes, frames, statistics, advance)
+        sample = frames_for_statistics(inputs.target, CHOICE_STATISTICS_FRAMES)
+        predictions = predict(inputs.source, info.normalization, views, info.num_classes, frames, sample, advance)
+    preferred: Exposure | None = "gamma" if luminance(sample) < DARK else None
     choice = decided_by_main(
-        lambda: choose(predictions, info.exposure, stated(config.target.size), lambda view: suits(view, config))
+        lambda: choose(
+            predictions, info.exposure, stated(config.target.size), lambda view: suits(view, config), preferred
+        )
     )
     return Chosen(choice, predictions.first(len(split.judged)))
 
@@ -60,6 +70,11 @@ def shown(split: Split) -> list[int]:
 def frames_for_statistics(target: Images, count: int = STATISTICS_FRAMES) -> list[Image.Image]:
     """`count` frames that BN statistics are estimated on, spread over all."""
     return [target.image(index) for index in spread(len(target), count)]
+
+
+def luminance(frames: Sequence[Image.Image]) -> float:
+    """Median over frames of their mean luminance, 0..1 (Rec. 601)."""
+    return statistics.median(ImageStat.Stat(frame.convert("L")).mean[0] / 255 for frame in frames)
 
 
 def shares_of(config: Config) -> tuple[float, ...]:

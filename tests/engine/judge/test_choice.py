@@ -84,6 +84,22 @@ def test_a_lead_that_is_not_clear_leaves_the_source_as_it_is(
     assert (choice.view == choice.untouched) == kept
 
 
+@pytest.mark.parametrize(("doubt", "exposure"), [(-50.0, "none"), (50.0, "gamma")])
+def test_a_preferred_exposure_is_taken_where_another_leads_in_doubt(
+    doubt: float, exposure: Exposure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DOUBT", doubt)
+    wrong = {view: rate + 0.05 * (view.exposure == "gamma") for view, rate in errors(VIEWS[4]).items()}
+    seen = predictions(wrong)
+    choice = choose(seen, stated=VIEWS[4].size, preferred="gamma")
+    assert choice.view.exposure == choice.leader.exposure == exposure
+    assert choice.view.share == VIEWS[4].share
+    assert choice.untouched == View("none", VIEWS[4].size, 1.0)
+    assert choose(seen, stated=VIEWS[4].size).view.exposure == "none"
+    unsuited = choose(seen, stated=VIEWS[4].size, suits=lambda view: view.exposure == "none", preferred="gamma")
+    assert unsuited.view.exposure == "none"
+
+
 def test_the_error_of_a_lead_against_its_closed_form() -> None:
     """Frames that are all alike leave the error of the two opinions."""
     seen = predictions(errors(VIEWS[4]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from PIL import Image
 
 from sfda_engine.config.schema import Config, MethodConfig, ModelConfig
 from sfda_engine.data.images import ImageSize
 from sfda_engine.judge.aside import set_aside
-from sfda_engine.pipelines.choosing import shares_of, shown, suits
+from sfda_engine.pipelines.choosing import luminance, shares_of, shown, suits
 from sfda_engine.pipelines.training import Trainer
 from sfda_engine.views.view import View
 
@@ -52,6 +53,11 @@ def test_views_are_compared_on_frames_of_the_whole_drive(total: int) -> None:
     frames = shown(split)
     assert tuple(frames[: len(split.judged)]) == split.judged
     assert {index * 4 // total for index in frames[len(split.judged) :]} == set(range(4))
+
+
+def test_luminance_is_that_of_the_middle_frame() -> None:
+    frames = [Image.new("RGB", (4, 3), color) for color in ((51, 51, 51), (255, 0, 0), (255, 255, 255))]
+    assert luminance(frames) == pytest.approx(0.299, abs=0.002)
 
 
 def test_few_frames_are_looked_at_once() -> None:

@@ -216,6 +216,16 @@ def test_learning_rate_follows_the_polynomial(trainer: Callable[..., Trainer]) -
     assert [line["lr"] for line in lines_of(run)] == pytest.approx(expected, abs=1e-12)
 
 
+def test_learning_rate_of_self_training_rises_first(trainer: Callable[..., Trainer]) -> None:
+    run = trainer("--run.steps", "20", "--method.pseudo_label_weight", "1")
+    rates = []
+    for _ in range(20):
+        rates += run.schedule.get_last_lr()
+        run.schedule.step()
+    expected = [2.5e-4 * min(1, (step + 1) / 3) * (1 - step / 20) ** 0.9 for step in range(20)]
+    assert rates == pytest.approx(expected, abs=1e-12)
+
+
 def test_student_gradient_is_clipped(trainer: Callable[..., Trainer]) -> None:
     options = ("--run.steps", "1", "--method.warmup_steps", "0", "--method.lr", "0.1")
     run = trainer(*options, "--method.clip_grad_norm", "0.01")
