@@ -99,6 +99,10 @@ BUILDS = [
 ]
 
 
+EXPORTED = (group_norm, softmax)
+"""Those that are exported as well: the bundle holds the adapted network, made anew from its factory."""
+
+
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
 def test_a_network_of_another_build_is_adapted_and_judged(
     build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -113,6 +117,7 @@ def test_a_network_of_another_build_is_adapted_and_judged(
         "target.batch_size": 2,
         "run.steps": 2,
         "run.log_with": "none",
+        "run.export": str(build in EXPORTED).lower(),
         "run.output": tmp_path / "run",
     }
     assert main([word for key, value in options.items() for word in (f"--{key}", str(value))]) == 0
@@ -121,6 +126,7 @@ def test_a_network_of_another_build_is_adapted_and_judged(
     if build in (group_norm, layer_norm, instance_norm, no_norm, without_statistics):
         assert result["bn_share"] == 1
         assert {view["share"] for view in result["views"]} == {1.0}
+    assert (tmp_path / "run" / "bundle" / "model.onnx").exists() == (build in EXPORTED)
     losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(
         torch.isfinite(torch.tensor(value)) for line in losses for value in line.values() if isinstance(value, float)
