@@ -31,15 +31,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfda_engine.adapt import adapt
     from sfda_engine.config.loader import load_config
-    from sfda_engine.evaluate import evaluate
+    from sfda_engine.pipelines.adaptation import adapt
+    from sfda_engine.pipelines.evaluation import evaluate
 
 __all__ = ["adapt", "evaluate", "load_config"]
 
 _HOMES = {
-    "adapt": "sfda_engine.adapt",
-    "evaluate": "sfda_engine.evaluate",
+    "adapt": "sfda_engine.pipelines.adaptation",
+    "evaluate": "sfda_engine.pipelines.evaluation",
     "load_config": "sfda_engine.config.loader",
 }
 

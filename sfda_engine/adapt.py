@@ -5,11 +5,7 @@ from __future__ import annotations
 import sys
 
 from sfda_engine.config.loader import parse_command
-from sfda_engine.distributed.collectives import leave
 from sfda_engine.exit_codes import run_entry
-from sfda_engine.pipelines.adaptation import adapt
-
-__all__ = ["adapt", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,6 +16,10 @@ def main(argv: list[str] | None = None) -> int:
         description="Adapt a source segmentation model to unlabelled target frames, without any source data.",
         default_config="demo",
     )
+    # after the command line: neither --help nor a mistyped key waits for torch
+    from sfda_engine.distributed.collectives import leave
+    from sfda_engine.pipelines.adaptation import adapt
+
     adapt(config)
     leave()
     return 0

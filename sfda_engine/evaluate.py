@@ -8,12 +8,7 @@ import sys
 from rich.console import Console
 
 from sfda_engine.config.loader import parse_command, resolve_weights
-from sfda_engine.distributed.collectives import leave, speaks
-from sfda_engine.evaluation.scores import as_json, print_scores
 from sfda_engine.exit_codes import run_entry
-from sfda_engine.pipelines.evaluation import evaluate
-
-__all__ = ["evaluate", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +19,11 @@ def main(argv: list[str] | None = None) -> int:
         description="Score a segmentation model on labelled frames: IoU per class, mIoU, PA, mPA.",
         default_config="demo",
     )
+    # after the command line: neither --help nor a mistyped key waits for torch
+    from sfda_engine.distributed.collectives import leave, speaks
+    from sfda_engine.evaluation.scores import as_json, print_scores
+    from sfda_engine.pipelines.evaluation import evaluate
+
     result = evaluate(config)
     if speaks():
         print_scores({str(resolve_weights(config.model.weights or "").name): result}, Console())

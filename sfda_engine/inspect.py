@@ -6,15 +6,13 @@ import sys
 
 from sfda_engine.config.loader import parse_command
 from sfda_engine.exit_codes import run_entry
-from sfda_engine.inspection.examination import FRAMES
-from sfda_engine.pipelines.inspection import inspect_source
 
 OWN = (
     ("WEIGHTS", "The source model: stands for --model.weights WEIGHTS."),
     ("--frames DIR", "Folder of frames: stands for --target.dataset folder --target.split null --target.root DIR."),
     ("[--json]", "Print all of it as JSON."),
 )
-DESCRIPTION = f"""Tells, before adapting, from a source model and {FRAMES} frames whether they fit: input convention,
+DESCRIPTION = """Tells, before adapting, from a source model and a sample of frames whether they fit: input convention,
 BatchNorm statistics, sizes, damaged frames, distance from the source, time and memory of a run (measured on two
 steps). All keys are those of adapt. No label is opened, nothing is written.
 Exit code 0: they fit. 2: adapt would refuse them, or a mistake in the command."""
@@ -43,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         default_config="demo",
         own=OWN,
     )
+    # after the command line: neither --help nor a mistyped key waits for torch
+    from sfda_engine.pipelines.inspection import inspect_source
+
     return inspect_source(config, as_json="--json" in argv)
 
 

@@ -7,11 +7,7 @@ import sys
 from rich.console import Console
 
 from sfda_engine.config.loader import parse_command
-from sfda_engine.distributed.collectives import leave, speaks
 from sfda_engine.exit_codes import run_entry
-from sfda_engine.pipelines.source_training import train_source
-
-__all__ = ["main", "train_source"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,6 +18,10 @@ def main(argv: list[str] | None = None) -> int:
         description="Train a source segmentation model on labelled frames (cross-entropy, the paper's settings).",
         default_config="demo_source",
     )
+    # after the command line: neither --help nor a mistyped key waits for torch
+    from sfda_engine.distributed.collectives import leave, speaks
+    from sfda_engine.pipelines.source_training import train_source
+
     folder = train_source(config)
     leave()
     if speaks():

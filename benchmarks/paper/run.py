@@ -36,8 +36,8 @@ from sfda_engine.models.weights import WeightsInfo, save_weights
 from sfda_engine.pipelines.cost import peak_memory_mb
 from sfda_engine.pipelines.inputs import inputs_of
 from sfda_engine.pipelines.preparation import prepare
+from sfda_engine.pipelines.source_training import train_source
 from sfda_engine.pipelines.training import Trainer
-from sfda_engine.train_source import train_source
 
 SCORE = "score.json"
 SAMPLES = 4

@@ -29,8 +29,8 @@ from sfda_engine.pipelines import reporting
 from sfda_engine.pipelines.inputs import accelerator_for, inputs_of
 from sfda_engine.pipelines.networks import load_segmenter
 from sfda_engine.pipelines.preparation import prepare
+from sfda_engine.pipelines.source_training import train_source
 from sfda_engine.pipelines.training import Trainer
-from sfda_engine.train_source import train_source
 
 ROOT = Path(__file__).parents[2]
 SIZE = ImageSize(32, 32)

@@ -131,12 +131,6 @@ def test_untrained_source_is_refused_without_a_measured_step(
     assert "expected time" not in printed
 
 
-def without_batch_norm(folder: Path, weights: Path) -> list[str]:
-    info = WeightsInfo(arch="sfda_toy:without_batch_norm", num_classes=9, feature_layer="encoder")
-    save_weights(folder / "plain.safetensors", build_segmenter(info.arch, 9, "encoder"), info)
-    return [str(folder / "plain.safetensors"), "--target.dataset", "scenes", "--target.split", "day"]
-
-
 def empty_folder(folder: Path, weights: Path) -> list[str]:
     return [str(weights), "--frames", str(folder)]
 
@@ -156,7 +150,6 @@ def other_class_set(folder: Path, weights: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
-        (without_batch_norm, "BatchNorm"),
         (empty_folder, "no JPEG or PNG"),
         (missing_folder, "does not exist"),
         (missing_weights, "there is no file"),

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sfda_engine.adapt import adapt, main
+from sfda_engine import adapt
+from sfda_engine.adapt import main
 from sfda_engine.config.schema import Config
 from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.exit_codes import exit_code

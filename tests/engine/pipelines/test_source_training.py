@@ -16,8 +16,8 @@ from sfda_engine.config.schema import Config
 from sfda_engine.data.classes import class_set
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.models.weights import read_weights
-from sfda_engine.pipelines.source_training import segmentation_loss
-from sfda_engine.train_source import main, train_source
+from sfda_engine.pipelines.source_training import segmentation_loss, train_source
+from sfda_engine.train_source import main
 from sfda_engine.training.metrics import read_metrics
 
 

@@ -20,7 +20,8 @@ from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.exit_codes import exit_code
 from sfda_engine.models import build_segmenter
 from sfda_engine.models.weights import WeightsInfo, read_weights, save_weights
-from sfda_engine.train_source import main, train_source
+from sfda_engine.pipelines.source_training import train_source
+from sfda_engine.train_source import main
 from tests.engine.data.fabricate import fabricate
 
 TOY = ["--model.arch", "sfda_toy:segmenter", "--model.feature_layer", "encoder"]

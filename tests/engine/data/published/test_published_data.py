@@ -17,7 +17,7 @@ from sfda_engine.data.classes import class_set
 from sfda_engine.errors import UserError
 from sfda_engine.evaluate import main as evaluate_main
 from sfda_engine.exit_codes import exit_code
-from sfda_engine.train_source import train_source
+from sfda_engine.pipelines.source_training import train_source
 from tests.engine.audit.test_label_firewall import WATCH
 from tests.engine.data.fabricate import fabricate
 
