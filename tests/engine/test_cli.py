@@ -23,9 +23,20 @@ run_entry(lambda argv: print(parse_command(argv, "entry", "An entry.", "demo").r
 """
 
 
-def run_process(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+WITHOUT_TORCH = """
+import sys
+from importlib import import_module
+from sfda_engine.exit_codes import exit_code
+main = import_module(sys.argv[1]).main
+for argv in (["--method.gama", "1"], ["--help"]):
+    assert exit_code(main, argv) == 2, argv
+    assert "torch" not in sys.modules
+"""
+
+
+def run_process(folder: Path, *argv: str, code: str = ENTRY) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", ENTRY, *argv]
+    command = [sys.executable, "-c", code, *argv]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -34,6 +45,13 @@ def test_print_config_leaves_with_zero_and_nothing_written(tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (0, "")
     assert yaml.safe_load(done.stdout)["run"]["seed"] == 7
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("entry", ["adapt", "evaluate", "inspect", "train_source"])
+def test_neither_help_nor_a_mistyped_key_waits_for_torch(entry: str, tmp_path: Path) -> None:
+    done = run_process(tmp_path, f"sfda_engine.{entry}", code=WITHOUT_TORCH)
+    assert done.returncode == 0, done.stderr  # --help ends the process
+    assert "--model.weights" in done.stdout
 
 
 def test_users_mistake_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
