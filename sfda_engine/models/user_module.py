@@ -27,19 +27,19 @@ class UserModule(nn.Module):
     alignment = ALIGNMENT
     """It may join maps of several strides, as a U-Net does: views of other sizes keep to multiples of this."""
 
-    def __init__(self, network: nn.Module, num_classes: int, feature_layer: str | None, head: Path = ()) -> None:
+    def __init__(self, network: nn.Module, num_classes: int, feature_layer: str | None, head: Path | None) -> None:
         super().__init__()
         self.network = network
         self.num_classes = num_classes
         self.feature_layer = feature_layer
         self.head = head
-        """Path of the main map in what the network returns."""
+        """Path of the main map in what the network returns; None until the first pass of one that takes no noise."""
         self.form: Form = "logits"
         """Whether the network ends with a softmax or a sigmoid: `look_at_output` finds out."""
 
     def forward(self, images: Tensor) -> SegmenterOutput:
         if self.feature_layer is None:
-            logits = self._logits(self.network(images))
+            logits = self._logits(self.network(images), images)
             return SegmenterOutput(logits, logits)
         captured: list[Any] = []
         layer = self.network.get_submodule(self.feature_layer)
@@ -52,15 +52,23 @@ class UserModule(nn.Module):
         if not captured:
             raise UserError(f"model.feature_layer '{self.feature_layer}' does not run in the network's forward")
         features = check_maps(captured[-1], f"the output of '{self.feature_layer}'", "name another layer")
-        return SegmenterOutput(self._logits(output), features)
+        return SegmenterOutput(self._logits(output, images), features)
 
     def look_at_output(self) -> None:
         """Run the network, its weights loaded, on a frame of noise to see whether it returns probabilities."""
         with suppress(Exception):  # one that takes no frame of noise is tried on the target's size
-            self.form = form_of(head_at(run_once(self.network).output, self.head))
+            trial = run_once(self.network)
+            self._find_head(trial.output, trial.frame)
 
-    def _logits(self, output: Any) -> Tensor:
-        logits = as_logits(head_at(output, self.head), self.form)
+    def _find_head(self, output: Any, images: Tensor) -> Path:
+        """Where the main map is, and whether it holds probabilities."""
+        path = main_head(self.network, output, images) if self.head is None else self.head
+        self.head, self.form = path, form_of(head_at(output, path))
+        return path
+
+    def _logits(self, output: Any, images: Tensor) -> Tensor:
+        path = self._find_head(output, images) if self.head is None else self.head
+        logits = as_logits(head_at(output, path), self.form)
         if logits.shape[1] != self.num_classes:
             raise UserError(
                 f"the network returns {logits.shape[1]} classes but was built for {self.num_classes}: "
@@ -105,7 +113,7 @@ def build_user_module(arch: str, num_classes: int | None, feature_layer: str | N
         trial = run_once(network)
     except Exception as error:  # a user's network may raise anything
         if num_classes is not None and feature_layer is not None:
-            return UserModule(network, num_classes, feature_layer)
+            return UserModule(network, num_classes, feature_layer, None)
         first = next(iter(str(error).splitlines()), "")
         raise UserError(
             f"model.arch '{arch}': the network fails on a frame ({type(error).__name__}: {first})"

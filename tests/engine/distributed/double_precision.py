@@ -7,14 +7,14 @@ thread and on two are then as far apart as one process and two are. What two pro
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import torch
 
-from sfda_engine import adapt, train_source  # noqa: F401  (their modules are in sys.modules then)
 from sfda_engine.exit_codes import exit_code
 
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    sys.exit(exit_code(sys.modules[f"sfda_engine.{sys.argv[1]}"].main, sys.argv[2:]))
+    sys.exit(exit_code(import_module(f"sfda_engine.{sys.argv[1]}").main, sys.argv[2:]))

@@ -90,7 +90,7 @@ def test_fp32_run_on_two_machines_is_equal_to_one_process(
     for process in started:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-    assert_equal_losses(one, two, 1e-5, rounding=2e-6)
+    assert_equal_losses(one, two, 1e-5, rounding=5e-6)
     assert furthest(one, two, "last.safetensors") < 1e-5
 
 

@@ -31,6 +31,14 @@ class Net(nn.Module):
         x = self.head(x)
         return {"out": x} if self.as_dict else x
 
+class OneSize(Net):
+    def forward(self, x):
+        if x.shape[-2:] != (18, 22):
+            raise ValueError("18x22 alone")
+        body = self.body(x)
+        return {"aux": body[:, :4].detach(), "pred": self.head(body).softmax(1)}
+
+def one_size(num_classes): return OneSize(num_classes)
 def plain(num_classes): return Net(num_classes)
 def dictionary(num_classes): return Net(num_classes, as_dict=True)
 def too_many(num_classes): return Net(num_classes + 1)
@@ -63,6 +71,17 @@ def test_a_factory_is_told_the_classes_only_where_it_asks(factory: str, classes:
     expected = 7 if (factory, classes) == ("defaulted", None) else 4
     assert model.num_classes == model(torch.randn(1, 3, 8, 8)).logits.shape[1] == expected
     assert not model.get_submodule("network").as_dict
+
+
+def test_the_main_head_of_a_network_of_one_size_is_found_in_its_first_pass() -> None:
+    model = build("one_size").eval()
+    assert isinstance(model, UserModule)
+    images = torch.randn(2, 3, 18, 22)
+    network = model.get_submodule("network")
+    expected = network(images)["pred"].log()
+    for _ in range(2):
+        torch.testing.assert_close(model(images).logits, expected)
+    assert (model.head, model.form) == (("pred",), "softmax")
 
 
 @pytest.mark.parametrize("factory", ["plain", "dictionary"])
