@@ -12,6 +12,7 @@ from importlib import import_module
 import torch
 
 from sfda_engine.exit_codes import exit_code
+from sfda_engine.pipelines import adaptation, source_training  # noqa: F401  (constants of float32 are made before)
 
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
