@@ -20,6 +20,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from sfda_engine.errors import ExportError
 from sfda_engine.evaluation.scores import scores_of
@@ -182,9 +183,6 @@ def run(session: onnxruntime.InferenceSession, outputs: list[str], frames: Frame
 
 def confusion_of(labels: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> torch.Tensor:
     """Confusion counts (K, K), rows = truth, where 255 is not counted; a label of 255 counts as a wrong class."""
-    # here, since it takes seconds to import: half of what --help takes
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
     predicted = np.where(labels == IGNORE, (truth.astype(np.int64) + 1) % classes, labels).astype(np.int64)
     return multiclass_confusion_matrix(
         torch.from_numpy(predicted),

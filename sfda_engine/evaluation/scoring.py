@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from sfda_engine.data.folder import IGNORE
 from sfda_engine.data.images import ImageSize, resize_labels
@@ -76,9 +77,6 @@ def _image_counts(logits: Tensor, label: Tensor, size: torch.Size, classes: int,
     pairs = [(own, label), (seen, small)]
     if as_deployed:
         pairs.append((resize_labels(seen, ImageSize(label.shape[1], label.shape[0])), label))
-    # here, since it takes seconds to import: half of what --help takes
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
     return torch.stack(
         [
             multiclass_confusion_matrix(prediction, truth, classes, ignore_index=IGNORE, validate_args=False)
